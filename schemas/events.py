@@ -1,0 +1,156 @@
+"""What the worker publishes on a reply subject (contract, sections 3 and 4).
+
+After the last event (`done`, `result` or `error`) comes one message of zero bytes, the sentinel, and nothing after it.
+A client ignores event types and fields that it does not know.
+"""
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+
+class ErrorCode(StrEnum):
+    """The code of an `error` event."""
+
+    INVALID_REQUEST = "invalid_request"
+    FORBIDDEN = "forbidden"
+    MODEL_NOT_FOUND = "model_not_found"
+    DUPLICATE = "duplicate"
+    TOO_LARGE = "too_large"
+    RATE_LIMITED = "rate_limited"
+    QUOTA_EXHAUSTED = "quota_exhausted"
+    CANCELLED = "cancelled"
+    INTERNAL = "internal"
+    BAD_RESPONSE = "bad_response"
+    CHALLENGE = "challenge"
+    INTERRUPTED = "interrupted"
+    OVERLOADED = "overloaded"
+    PROVIDER_UNAVAILABLE = "provider_unavailable"
+    SHUTTING_DOWN = "shutting_down"
+    DEADLINE_EXCEEDED = "deadline_exceeded"
+
+
+class _Shape(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class _Event(_Shape):
+    id: str = Field(description="The request's id.")
+    attempt: int = Field(ge=0, description="1 in core; the delivery count of a job. A higher attempt replaces a lower one.")
+    seq: int = Field(ge=0, description="0, 1, 2 … within one (id, attempt): a gap is a loss.")
+
+
+class Timing(_Shape):
+    """Milliseconds: queue wait, until the first content from the provider, and in all."""
+
+    queued_ms: int
+    first_ms: int
+    total_ms: int
+
+
+class ImageData(_Shape):
+    """One part of an image. Each part's `b64` decodes by itself; join the decoded parts."""
+
+    index: int = Field(ge=0)
+    part: int = Field(ge=0)
+    parts: int = Field(ge=1)
+    mime: str
+    bytes: int = Field(ge=0, description="Size of the whole image.")
+    sha256: str = Field(description="Of the whole image, in hexadecimal.")
+    b64: str
+
+
+class DoneData(_Shape):
+    """How a request ended well."""
+
+    finish_reason: str
+    last_seq: int
+    model: str
+    provider: dict[str, Any] | None = None
+    metadata: dict[str, str] | None = None
+    timing: Timing
+
+
+class ResultImage(_Shape):
+    """A whole image of a `result`."""
+
+    mime: str
+    bytes: int
+    sha256: str
+    b64: str
+
+
+class ResultData(DoneData):
+    """The whole answer to an `ask`: `text` or `images`, with the fields of `done`."""
+
+    text: str | None = None
+    images: list[ResultImage] | None = None
+
+
+class ErrorData(_Shape):
+    """Why there is no answer, and whether to try again. A code that this version does not know stays a string."""
+
+    code: ErrorCode | str = Field(union_mode="left_to_right")
+    message: str
+    retryable: bool
+    retry_after_ms: int | None = None
+
+
+class Status(_Event):
+    """Still at work; sent when the keep-alive interval passes in silence."""
+
+    type: Literal["status"] = "status"
+    data: str
+
+
+class Response(_Event):
+    """A piece of text; join in `seq` order."""
+
+    type: Literal["response"] = "response"
+    data: str
+
+
+class Image(_Event):
+    """A part of an image."""
+
+    type: Literal["image"] = "image"
+    data: ImageData
+
+
+class Done(_Event):
+    """The final event of an answer."""
+
+    type: Literal["done"] = "done"
+    data: DoneData
+
+
+class Result(_Event):
+    """The whole answer to an `ask`."""
+
+    type: Literal["result"] = "result"
+    data: ResultData
+
+
+class Error(_Event):
+    """The final event of a request that failed."""
+
+    type: Literal["error"] = "error"
+    data: ErrorData
+
+
+StreamEvent = Annotated[Status | Response | Image | Done | Result | Error, Field(discriminator="type")]
+
+_ADAPTER: TypeAdapter[StreamEvent] = TypeAdapter(StreamEvent)
+
+
+def parse_event(payload: bytes) -> StreamEvent:
+    """Turn one message of a reply subject into its event.
+
+    Args:
+        payload: The message's body; not the sentinel, which has zero bytes.
+
+    Raises:
+        pydantic.ValidationError: It is no event of this version.
+    """
+    return _ADAPTER.validate_json(payload)

@@ -37,7 +37,9 @@ class _Shape(BaseModel):
 
 class _Event(_Shape):
     id: str = Field(description="The request's id.")
-    attempt: int = Field(ge=0, description="1 in core; the delivery count of a job. A higher attempt replaces a lower one.")
+    attempt: int = Field(
+        ge=0, description="1 in core; the delivery count of a job. A higher attempt replaces a lower one."
+    )
     seq: int = Field(ge=0, description="0, 1, 2 … within one (id, attempt): a gap is a loss.")
 
 

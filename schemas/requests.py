@@ -1,7 +1,7 @@
 """What a requester may ask for (contract, section 2).
 
-These models check the shape of a request. The lengths that a worker accepts are its settings, so the worker checks those
-after the shape and answers `too_large`.
+These models check the shape of a request. The lengths that a worker accepts are its settings, so the worker checks
+those after the shape and answers `too_large`.
 """
 
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -36,7 +36,9 @@ class _Request(_Shape):
 
     prompt: NonEmpty | None = Field(default=None, description="The prompt. Not blank. Not together with `messages`.")
     messages: list[Message] | None = Field(
-        default=None, min_length=1, description="The history in order, the last message last. Not together with `prompt`."
+        default=None,
+        min_length=1,
+        description="The history in order, the last message last. Not together with `prompt`.",
     )
     timeout_seconds: float | None = Field(
         default=None,
@@ -76,7 +78,7 @@ class TextRequest(_Request):
 
 
 class ImageRequest(_Request):
-    """A request for an image: `ai.v1.req.image.<tenant>`, `ask` or `job`. With `messages`, the last one is the prompt."""
+    """A request for an image: `ai.v1.req.image.<tenant>`, `ask` or `job`. Of `messages`, the last is the prompt."""
 
     default_model = "dalle"
     model: Literal["dalle"] = "dalle"

@@ -150,7 +150,7 @@ _ADVICE: dict[Phase, str] = {
 }
 
 
-class Abandoned(Exception):  # noqa: N818 - it is an end, not an error that anybody is told
+class Abandoned(Exception):
     """Nothing more is published for this request, no end either."""
 
 

@@ -40,7 +40,9 @@ class Settings(BaseSettings):
     nats_inbox_prefix: str = Field("_INBOX", description="The worker's own inbox prefix.")
 
     aichats_url: str = Field("https://ai-chats.org", description="The provider's origin.")
-    aichats_cookie: SecretStr | None = Field(None, description="The operator's own cookie; never sent to an image's host.")
+    aichats_cookie: SecretStr | None = Field(
+        None, description="The operator's own cookie; never sent to an image's host."
+    )
     aichats_user_agent: str | None = Field(None, description="User agent to send to the provider.")
     aichats_proxy: SecretStr | None = Field(
         None, description="http://, https://, socks5:// or socks5h://; for the call and the image."
@@ -74,8 +76,12 @@ class Settings(BaseSettings):
     worker_strict_tenant_inbox: OnOff = Field(default=False, description="An inbox must start with _INBOX.<tenant>.")
     worker_http_host: str = Field("0.0.0.0", description="Where probes and metrics are served.")  # noqa: S104 - probes come from the node
     worker_http_port: int = Field(8080, ge=0, le=65535, description="0 turns it off.")
-    worker_log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level logged.")
-    worker_log_format: Literal["auto", "console", "json"] = Field("auto", description="console on a terminal, else json.")
+    worker_log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe level logged."
+    )
+    worker_log_format: Literal["auto", "console", "json"] = Field(
+        "auto", description="console on a terminal, else json."
+    )
 
     @field_validator("aichats_url")
     @classmethod

@@ -3,7 +3,7 @@
 import re
 from urllib.parse import urlsplit
 
-_USERINFO = re.compile(r"(?<=://)[^/@\s]*@")
+_USERINFO = re.compile(r"(?<=://)[^/\s]*@")
 
 
 def masked_url(url: str) -> str:

@@ -1,0 +1,221 @@
+"""The composition root: connects, wires and drains. The only place that knows all the others, and the settings."""
+
+import asyncio
+import logging
+import os
+import signal
+import ssl
+from typing import Any
+
+import structlog
+from faststream.nats import NatsBroker
+from faststream.nats.security import (
+    NatsCredentials,
+    NatsNKey,
+    NatsSecurity,
+    NatsToken,
+    NatsUserPassword,
+)
+from nats.errors import Error as NatsError
+
+from schemas.subjects import Subjects
+from worker.call import Limits
+from worker.discovery import Discovery
+from worker.executor import Executor
+from worker.handlers import Core
+from worker.provider.opening import open_provider
+from worker.reply import Replies
+from worker.settings import Settings
+from worker.subscriptions import leave, settle
+from worker.telemetry import Telemetry, faststream_metrics
+from worker.web import Web
+
+log = structlog.get_logger(__name__)
+
+CONNECT_TIMEOUT_SECONDS = 5
+RECONNECT_WAIT_SECONDS = 1
+FLUSH_TIMEOUT_SECONDS = 5.0  # nats-py has none by default: a frozen server would block every publish
+PING_INTERVAL_SECONDS = 10  # with two unanswered pings, a frozen server is left after 30 s
+PENDING_MAX_BYTES = 16 * 1024 * 1024  # nats-py's 2 MiB hold two parts of an image while it reconnects
+CLOSE_TIMEOUT_SECONDS = 5.0
+
+
+class App:
+    """A worker in this process. start() makes it serve, drain() makes it stop.
+
+    Args:
+        settings: All of them.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.subjects = Subjects(settings.worker_subject_prefix)
+        self.telemetry = Telemetry()
+        self.provider = open_provider(settings)
+        self.replies = Replies(settings.worker_keepalive_seconds)
+        self.executor = Executor(
+            provider=self.provider,
+            replies=self.replies,
+            limits=Limits(
+                prompt_max_chars=settings.worker_prompt_max_chars,
+                messages_max=settings.worker_messages_max,
+                timeout_seconds_max=settings.worker_timeout_seconds_max,
+                allow_proxy=settings.worker_allow_request_proxy,
+            ),
+            slots={"text": settings.worker_concurrency_max, "image": settings.worker_image_concurrency_max},
+            telemetry=self.telemetry,
+        )
+        self.broker = _broker(settings, self.telemetry)
+        core = Core(self.executor, self.telemetry, strict_tenant_inbox=settings.worker_strict_tenant_inbox)
+        self.core_subscribers = core.subscribe(self.broker, self.subjects)
+        self.web = Web(self.broker, self.telemetry.registry, live=self._live, ready=self._ready)
+        self._subscribed = False
+        self._draining = False
+
+    async def start(self) -> None:
+        """Connect, subscribe and serve. Waits for the broker as long as it is down; probes answer meanwhile."""
+        if self.settings.worker_http_port:
+            await self.web.start(self.settings.worker_http_host, self.settings.worker_http_port)
+        nc = await self.broker.connect()
+        await self.replies.start(nc)
+        discovery = Discovery(
+            self.subjects,
+            self.telemetry,
+            keepalive_seconds=self.settings.worker_keepalive_seconds,
+            max_payload=nc.max_payload,
+        )
+        await discovery.start(nc)
+        await self.broker.start()
+        await settle(nc)  # broker.start() returns before the server has the subscriptions
+        self._subscribed = True
+        log.info("ready", instance=discovery.id, prefix=self.subjects.prefix, max_payload=nc.max_payload)
+
+    async def drain(self) -> int:
+        """Leave the queue group first, then finish what runs, then close. Returns how many were cut off."""
+        self._draining = True
+        nc = self.broker.connection if self._subscribed else None
+        if nc is not None:
+            for subscriber in self.core_subscribers:
+                try:
+                    await leave(nc, subscriber)
+                except (NatsError, TimeoutError) as error:
+                    log.warning("left without the broker's word", error=type(error).__name__)
+        cut = await self.executor.drain(self.settings.worker_drain_timeout_seconds)
+        await self.close()
+        return cut
+
+    async def close(self) -> None:
+        """Close every connection, flushing what was published."""
+        await self.replies.stop()
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
+                if self._subscribed and self.broker.connection.is_connected:
+                    await settle(self.broker.connection)
+                await self.broker.stop()
+        except (NatsError, TimeoutError) as error:
+            log.warning("closed without flushing", error=type(error).__name__)
+        await self.provider.close()
+        await self.web.stop()
+
+    def _live(self) -> tuple[bool, dict[str, Any]]:
+        # The event loop answers this. Of the broker only what no wait can mend counts: a restart then helps.
+        closed = self._subscribed and not self._draining and self.broker.connection.is_closed
+        return not closed, {"live": not closed, "nats_closed_for_good": closed}
+
+    def _ready(self) -> tuple[bool, dict[str, Any]]:
+        connected = self._subscribed and self.broker.connection.is_connected
+        ready = connected and not self._draining
+        return ready, {
+            "ready": ready,
+            "nats_connected": connected,
+            "subscribed": self._subscribed,
+            "draining": self._draining,
+            "provider_working": self.provider.working,
+        }
+
+
+async def serve(settings: Settings) -> int:
+    """Run a worker until SIGTERM or SIGINT. Returns the exit status: 1 where a request was cut off, else 0."""
+    app = App(settings)
+    stop = asyncio.Event()
+
+    def on_signal(number: signal.Signals) -> None:
+        if stop.is_set():
+            os._exit(128 + number)  # the second signal means now
+        log.info("stopping", signal=number.name, drain_timeout_seconds=settings.worker_drain_timeout_seconds)
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number)
+    starting = asyncio.create_task(app.start(), name="start")
+    stopping = asyncio.create_task(stop.wait(), name="stop")
+    await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    if starting.done() and starting.exception() is None:
+        await stopping
+    stopping.cancel()
+    starting.cancel()
+    cut = await app.drain()
+    if starting.done() and not starting.cancelled() and (error := starting.exception()) is not None:
+        raise error
+    log.info("stopped", cut_off=cut)
+    return 1 if cut else 0
+
+
+def _broker(settings: Settings, telemetry: Telemetry) -> NatsBroker:
+    async def on_error(error: Exception) -> None:
+        log.warning("nats", error=str(error) or type(error).__name__)
+
+    async def on_disconnect() -> None:
+        log.warning("nats disconnected")
+
+    async def on_reconnect() -> None:
+        log.info("nats reconnected")
+
+    async def on_closed() -> None:
+        log.info("nats connection closed")
+
+    return NatsBroker(
+        settings.nats_servers,
+        name="ai-worker",
+        security=_security(settings),
+        error_cb=on_error,
+        disconnected_cb=on_disconnect,
+        reconnected_cb=on_reconnect,
+        closed_cb=on_closed,
+        connect_timeout=CONNECT_TIMEOUT_SECONDS,
+        reconnect_time_wait=RECONNECT_WAIT_SECONDS,
+        max_reconnect_attempts=-1,  # with nats-py's 60 attempts it would close for good, which nothing mends
+        ping_interval=PING_INTERVAL_SECONDS,
+        pending_size=PENDING_MAX_BYTES,
+        flush_timeout=FLUSH_TIMEOUT_SECONDS,
+        inbox_prefix=settings.nats_inbox_prefix,
+        graceful_timeout=1.0,  # handlers return at once; the executor has its own drain
+        apply_types=False,  # the decoder has made the value already, and each injected parameter is a thread hop
+        middlewares=[faststream_metrics(telemetry.registry, settings.worker_subject_prefix)],
+        logger=logging.getLogger("faststream"),
+        log_level=logging.DEBUG,
+    )
+
+
+def _security(settings: Settings) -> NatsSecurity | None:
+    context = _tls(settings)
+    if settings.nats_creds:
+        return NatsCredentials(settings.nats_creds, ssl_context=context)
+    if settings.nats_nkey:
+        return NatsNKey.from_file(settings.nats_nkey, ssl_context=context)
+    if settings.nats_user and settings.nats_password:
+        return NatsUserPassword(settings.nats_user, settings.nats_password.get_secret_value(), ssl_context=context)
+    if settings.nats_token:
+        return NatsToken(settings.nats_token.get_secret_value(), ssl_context=context)
+    return NatsSecurity(ssl_context=context) if context else None
+
+
+def _tls(settings: Settings) -> ssl.SSLContext | None:
+    secure = any(url.startswith(("tls://", "wss://")) for url in settings.nats_servers)
+    if not (settings.nats_ca or settings.nats_cert or secure):
+        return None
+    context = ssl.create_default_context(cafile=settings.nats_ca)
+    if settings.nats_cert:
+        context.load_cert_chain(settings.nats_cert, settings.nats_key)
+    return context

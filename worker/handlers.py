@@ -1,0 +1,92 @@
+"""The subscribers: what the worker takes from NATS, a line or two each."""
+
+from typing import Literal
+
+from faststream.nats import NatsBroker, NatsMessage
+from faststream.nats.subscriber.usecases import CoreSubscriber
+
+from schemas.events import StreamEvent
+from schemas.subjects import KINDS, QUEUE, Kind, Subjects, is_reply_subject
+from worker.call import MODELS, Call, core_call
+from worker.errors import Abandoned, TooLarge, WorkerError
+from worker.executor import Executor, Outcome
+from worker.reply import Reply
+from worker.telemetry import Telemetry
+
+CoreMode = Literal["req", "ask"]
+MODES: tuple[CoreMode, ...] = ("req", "ask")
+
+
+class CoreDelivery:
+    """A `req` or an `ask`: whatever its outcome, the requester is told at once, and it is never run again."""
+
+    queued_seconds = 0.0  # core NATS stores nothing and stamps nothing
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
+
+    async def settle(self, reply: Reply, outcome: Outcome) -> None:
+        """Publish the end."""
+        if isinstance(outcome, Abandoned):
+            reply.abandon()
+        elif isinstance(outcome, WorkerError):
+            await reply.fail(outcome)
+        else:
+            try:
+                await reply.done(outcome)
+            except TooLarge as error:
+                await reply.fail(error)
+
+
+class Core:
+    """The core subscribers and the rule of who is answered at all (contract, section 5)."""
+
+    def __init__(self, executor: Executor, telemetry: Telemetry, *, strict_tenant_inbox: bool) -> None:
+        self._executor = executor
+        self._telemetry = telemetry
+        self._strict = strict_tenant_inbox
+
+    def accept(self, call: Call) -> None:
+        """Start a call, or drop it where nothing may be published to its reply subject."""
+        if not call.reply_to:
+            self._telemetry.dropped(call, "no_reply")
+        elif not is_reply_subject(call.reply_to, tenant=call.tenant if self._strict else None):
+            self._telemetry.dropped(call, "forbidden_reply")
+        else:
+            self._executor.start(CoreDelivery(call))
+
+    def subscribe(self, broker: NatsBroker, subjects: Subjects) -> list[CoreSubscriber]:
+        """Declare the four core subscribers; broker.start() subscribes them."""
+        return [self._declare(broker, subjects, mode, kind) for mode in MODES for kind in KINDS]
+
+    def _declare(self, broker: NatsBroker, subjects: Subjects, mode: CoreMode, kind: Kind) -> CoreSubscriber:
+        async def decode(message: NatsMessage) -> Call:
+            return core_call(message.raw_message, mode, kind)
+
+        async def handle(call: Call) -> None:
+            self.accept(call)  # starts a task and returns, so FastStream's own concurrency is not needed
+
+        # apply_types is off: annotations only tell AsyncAPI what to send.
+        handle.__annotations__["call"] = MODELS[kind]
+        subscriber = broker.subscriber(
+            subjects.request(mode, kind),
+            QUEUE,
+            decoder=decode,
+            no_reply=True,  # FastStream would publish an empty message of its own after the events
+            title=f"{mode}-{kind}",
+            description=f"{_WHAT[mode]} Plain UTF-8 text in place of the JSON is the prompt. `*` is the tenant.",
+        )
+        subscriber(handle)
+        broker.publisher(
+            f"_INBOX.{mode}.{kind}",  # AsyncAPI: the channel stands for every requester's inbox
+            schema=StreamEvent,
+            title=f"{mode}-{kind}-events",
+            description="Published to each request's reply subject; after the last event one message of zero bytes.",
+        )
+        return subscriber
+
+
+_WHAT: dict[CoreMode, str] = {
+    "req": "Streamed reply: many events, then the sentinel.",
+    "ask": "The whole answer as one result event, then the sentinel.",
+}

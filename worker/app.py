@@ -23,6 +23,7 @@ from worker.call import Limits
 from worker.discovery import Discovery
 from worker.executor import Executor
 from worker.handlers import Core
+from worker.provider import Provider
 from worker.provider.opening import open_provider
 from worker.reply import Replies
 from worker.settings import Settings
@@ -45,13 +46,14 @@ class App:
 
     Args:
         settings: All of them.
+        provider: In place of the one that the settings name.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, provider: Provider | None = None) -> None:
         self.settings = settings
         self.subjects = Subjects(settings.worker_subject_prefix)
         self.telemetry = Telemetry()
-        self.provider = open_provider(settings)
+        self.provider = provider or open_provider(settings)
         self.replies = Replies(settings.worker_keepalive_seconds)
         self.executor = Executor(
             provider=self.provider,

@@ -1,0 +1,150 @@
+"""Real processes for the tests: nats-server, and workers that can be killed."""
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Self
+from urllib.request import urlopen
+
+ROOT = Path(__file__).parent.parent
+START_TIMEOUT_SECONDS = 15.0
+STOP_TIMEOUT_SECONDS = 10.0
+
+
+def free_port() -> int:
+    """A TCP port on loopback that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def nats_server_binary() -> str:
+    beside = Path(sys.executable).parent / "nats-server"
+    found = str(beside) if beside.exists() else shutil.which("nats-server")
+    assert found, "nats-server is missing: install the package's extra `demo`"
+    return found
+
+
+def wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_SECONDS
+    while time.monotonic() < deadline:
+        assert process.poll() is None, f"process ended with status {process.returncode}"
+        try:
+            with socket.create_connection(("127.0.0.1", port), timeout=1):
+                return
+        except OSError:
+            time.sleep(0.02)
+    raise AssertionError(f"nothing listens on port {port} after {START_TIMEOUT_SECONDS} s")
+
+
+class NatsServer:
+    """A nats-server of its own, on a port that stays the same over restarts, with JetStream in `store`."""
+
+    def __init__(self, store: Path, *, config: str = "", jetstream: bool = True) -> None:
+        self.port = free_port()
+        self.monitor_port = free_port()
+        self.url = f"nats://127.0.0.1:{self.port}"
+        self._store = store
+        self._log = store / "nats-server.log"
+        self._config = store / "nats-server.conf"
+        self._config.write_text(config)
+        self._jetstream = jetstream
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> Self:
+        command = [nats_server_binary(), "-a", "127.0.0.1", "-p", str(self.port), "-m", str(self.monitor_port)]
+        command += ["-c", str(self._config), "-l", str(self._log)]
+        if self._jetstream:
+            command += ["-js", "-sd", str(self._store / "jetstream")]
+        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+        wait_for_port(self.port, self.process)
+        return self
+
+    def send(self, number: signal.Signals) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        self.send(signal.SIGKILL)
+        self.wait()
+
+    def stop(self) -> None:
+        if self.process is None or self.process.poll() is not None:
+            return
+        self.send(signal.SIGCONT)
+        self.process.terminate()
+        self.wait()
+
+    def wait(self) -> None:
+        assert self.process is not None
+        self.process.wait(STOP_TIMEOUT_SECONDS)
+
+
+class WorkerProcess:
+    """`aichats-worker run` as a process of its own; what it wrote is in `log`."""
+
+    def __init__(self, directory: Path, settings: dict[str, str]) -> None:
+        self.http_port = free_port()
+        self.log_path = directory / f"worker-{self.http_port}.log"
+        self._settings = {"WORKER_HTTP_PORT": str(self.http_port), "WORKER_HTTP_HOST": "127.0.0.1"} | settings
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text()
+
+    def start(self) -> Self:
+        clean = {key: value for key, value in os.environ.items() if not key.startswith(("NATS_", "AICHATS_", "WORKER_"))}
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "worker", "run"],
+                cwd=ROOT,
+                env=clean | self._settings,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        return self
+
+    async def ready(self) -> Self:
+        """Wait until /readyz says 200."""
+        deadline = time.monotonic() + START_TIMEOUT_SECONDS
+        while time.monotonic() < deadline:
+            assert self.process is not None
+            assert self.process.poll() is None, f"worker ended with {self.process.returncode}:\n{self.log}"
+            if await self.status("/readyz") == 200:
+                return self
+            await asyncio.sleep(0.05)
+        raise AssertionError(f"worker is not ready after {START_TIMEOUT_SECONDS} s:\n{self.log}")
+
+    async def status(self, path: str) -> int:
+        """The status of a GET, or 0 where nothing answers."""
+        return await asyncio.to_thread(self._get, path)
+
+    def _get(self, path: str) -> int:
+        try:
+            with urlopen(f"http://127.0.0.1:{self.http_port}{path}", timeout=2) as answer:  # noqa: S310 - loopback
+                return int(answer.status)
+        except OSError as error:
+            return int(getattr(error, "code", 0) or 0)
+
+    def send(self, number: signal.Signals) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    async def wait(self) -> int:
+        """Wait for the end; the exit status."""
+        assert self.process is not None
+        return await asyncio.to_thread(self.process.wait, START_TIMEOUT_SECONDS * 2)
+
+    def kill(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(STOP_TIMEOUT_SECONDS)

@@ -7,12 +7,23 @@ from typing import Any
 
 import nats
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 from nats.aio.client import Client
 
 from tests.processes import NatsServer, WorkerProcess
 from worker.app import App
 from worker.settings import load_settings
 from worker.simulator import Simulator, start_simulator
+
+# `pytest --hypothesis-profile=fuzz -m fuzz` is the long run.
+hypothesis_settings.register_profile(
+    "tests", max_examples=200, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
+)
+hypothesis_settings.register_profile(
+    "fuzz", parent=hypothesis_settings.get_profile("tests"), max_examples=10_000, derandomize=False
+)
+hypothesis_settings.load_profile("tests")
 
 StartWorker = Callable[..., Awaitable[App]]
 SpawnWorker = Callable[..., Awaitable[WorkerProcess]]
@@ -61,9 +72,8 @@ async def nc(nats_server: NatsServer) -> AsyncIterator[Client]:
 @pytest.fixture
 async def simulator() -> AsyncIterator[Simulator]:
     """The local ai-chats.org."""
-    simulated = await start_simulator()
-    yield simulated
-    await simulated.close()
+    async with await start_simulator() as running:
+        yield running
 
 
 @pytest.fixture

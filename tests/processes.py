@@ -101,7 +101,9 @@ class WorkerProcess:
         return self.log_path.read_text()
 
     def start(self) -> Self:
-        clean = {key: value for key, value in os.environ.items() if not key.startswith(("NATS_", "AICHATS_", "WORKER_"))}
+        clean = {
+            key: value for key, value in os.environ.items() if not key.startswith(("NATS_", "AICHATS_", "WORKER_"))
+        }
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "worker", "run"],
@@ -130,7 +132,7 @@ class WorkerProcess:
 
     def _get(self, path: str) -> int:
         try:
-            with urlopen(f"http://127.0.0.1:{self.http_port}{path}", timeout=2) as answer:  # noqa: S310 - loopback
+            with urlopen(f"http://127.0.0.1:{self.http_port}{path}", timeout=2) as answer:
                 return int(answer.status)
         except OSError as error:
             return int(getattr(error, "code", 0) or 0)

@@ -23,7 +23,9 @@ class Exchange:
         self._queue: asyncio.Queue[Msg] = asyncio.Queue()
         self._subscription: Any = None
 
-    async def send(self, subject: str, body: bytes | dict[str, Any], headers: dict[str, str] | None = None) -> "Exchange":
+    async def send(
+        self, subject: str, body: bytes | dict[str, Any], headers: dict[str, str] | None = None
+    ) -> "Exchange":
         self._subscription = await self.nc.subscribe(self.inbox, cb=self._queue.put)
         payload = body if isinstance(body, bytes) else orjson.dumps(body)
         await self.nc.publish(subject, payload, reply=self.inbox, headers=headers)
@@ -42,8 +44,8 @@ class Exchange:
     async def leave(self) -> None:
         await self._subscription.unsubscribe()
 
-    async def all(self) -> list[StreamEvent]:
-        """Read up to the sentinel, check the stream, and return its events."""
+    async def all(self) -> list[Any]:
+        """Read up to the sentinel, check the stream, and return its events (StreamEvent)."""
         while not self.messages or self.messages[-1].data:
             await self.next()
         await self.nc.flush()
@@ -77,7 +79,9 @@ def check(messages: list[Msg]) -> list[StreamEvent]:
     return events
 
 
-async def ask(nc: Client, subject: str, body: bytes | dict[str, Any], headers: dict[str, str] | None = None) -> list[Any]:
+async def ask(
+    nc: Client, subject: str, body: bytes | dict[str, Any], headers: dict[str, str] | None = None
+) -> list[Any]:
     """Send a request and return its events, checked."""
     return await (await Exchange(nc).send(subject, body, headers)).all()
 

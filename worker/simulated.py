@@ -1,0 +1,119 @@
+"""What the simulator answers: directives in a prompt, words, and images of a chosen size and type. No I/O."""
+
+import base64
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache
+from typing import Final
+
+_DIRECTIVE: Final = re.compile(r"\[sim:([^\]]*)\]")
+_ANSWER: Final = (
+    "Hello from the local simulator of ai-chats.org. No model wrote this: it streams a fixed text, word by word, so "
+    "that you can try a worker without the real provider. Directives in the prompt change what it does; the docstring "
+    "of worker/simulator.py lists them."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Directives:
+    """What `[sim: …]` in a prompt can say; the simulator's docstring explains each."""
+
+    status: int = 200
+    retry_after: str = ""
+    answer: str = ""
+    delay: float = 0
+    words: int = 0
+    pause: float = 0.05
+    tries: str = "29"
+    cut_after: int = -1
+    stall_after: int = -1
+    sized: bool = False
+    bytes: int = 0
+    type: str = "png"
+    source: str = "url"
+    image_url: str = ""
+    image_status: int = 200
+    image_redirects: int = 0
+    image_stall_after: int = -1
+    image_cut_after: int = -1
+
+
+def directives(prompt: str) -> Directives:
+    """Read all directives of a prompt. What is unknown or no number is ignored: a prompt is not ours to refuse."""
+    found = Directives()
+    kinds: dict[str, type] = {field.name: type(field.default) for field in fields(Directives)}
+    for body in _DIRECTIVE.findall(prompt):
+        for word in body.split():
+            name, _, value = word.partition("=")
+            name = name.replace("-", "_")
+            if name not in kinds:
+                continue
+            try:
+                found = replace(found, **{name: value != "off" if kinds[name] is bool else kinds[name](value)})
+            except ValueError:
+                continue
+    return found
+
+
+def words(count: int) -> list[str]:
+    """Return the answer in pieces that join to it: the whole of it for 0, else `count` words."""
+    parts = [part if i == 0 else f" {part}" for i, part in enumerate(_ANSWER.split(" "))]
+    if not count:
+        return parts
+    return [parts[i % len(parts)] if i else parts[0] for i in range(count)]
+
+
+def page(kind: str) -> tuple[str, bytes]:
+    """Return the content type and the body of an answer that is none: challenge, html, json-error, prose, empty."""
+    pages = {
+        "challenge": (
+            "text/html; charset=utf-8",
+            "<!DOCTYPE html><html><head><title>Just a moment...</title></head><body>Solve the captcha.</body></html>",
+        ),
+        "html": ("text/html; charset=utf-8", "<!DOCTYPE html><html><body><h1>Down for maintenance</h1></body></html>"),
+        "json-error": ("application/json", '{"error":{"message":"Something went wrong","code":500}}'),
+        "prose": ("text/event-stream", "An internal server error occurred."),
+        "empty": ("text/event-stream", ""),
+    }
+    content_type, body = pages.get(kind, ("text/plain", f"The simulator knows no answer={kind}."))
+    return content_type, body.encode()
+
+
+# One pixel each, from the formats' own minimal encoders; avif is the head alone, which is what a worker looks at.
+_GIF: Final = base64.b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")
+_WEBP: Final = base64.b64decode("UklGRhoAAABXRUJQVlA4TA0AAAAvAAAAEAcQERGIiP4HAA==")
+_JPEG: Final = b"\xff\xd8\xff\xe0\x00\x10JFIF\x00\x01\x01\x00\x00\x01\x00\x01\x00\x00\xff\xd9"
+_AVIF: Final = b"\x00\x00\x00\x1cftypavif\x00\x00\x00\x00avifmif1miaf"
+_SIDE: Final = 256
+
+
+@lru_cache(maxsize=4)
+def image(kind: str, size: int) -> bytes:
+    """Return an image of type `kind` and exactly `size` bytes; 0, or too few for the type, for its natural size.
+
+    A png is padded with a chunk that viewers skip, so it stays valid; the others with zeros after their end. An unknown
+    type gives bytes that are no image.
+    """
+    if kind == "png":
+        return _png(size)
+    data = {"gif": _GIF, "webp": _WEBP, "jpeg": _JPEG, "jpg": _JPEG, "avif": _AVIF}.get(kind, b"this is no image")
+    return data + bytes(max(0, size - len(data)))
+
+
+def _png(size: int) -> bytes:
+    head = b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", struct.pack(">IIBBBBB", _SIDE, _SIDE, 8, 2, 0, 0, 0))
+    tail = _chunk(b"IDAT", zlib.compress(b"".join(_rows()))) + _chunk(b"IEND", b"")
+    padding = size - len(head) - len(tail) - 12
+    return head + (_chunk(b"paDd", bytes(padding)) if padding >= 0 else b"") + tail
+
+
+def _rows() -> Iterator[bytes]:
+    for y in range(_SIDE):
+        yield b"\x00" + b"".join(bytes((x, y, 255 - (x + y) // 2)) for x in range(_SIDE))
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

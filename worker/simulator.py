@@ -1,0 +1,295 @@
+"""A local stand-in for ai-chats.org: the same wire protocol, and its faults on demand. It is not ai-chats.org.
+
+Directives in the prompt itself say what happens, several in one pair of brackets, seconds and bytes as numbers:
+
+    [sim: words=50 pause=0.05]     so many words, so long between them
+    [sim: delay=3]                 nothing at all for so long, then the answer
+    [sim: status=429 retry-after=2]  a status; retry-after also as `date` (an HTTP date) or `body` (JSON alone)
+    [sim: answer=challenge]        instead of an answer: challenge, html, json-error, prose or empty; with status too
+    [sim: tries=0]                 the number after `trylimit`; `none` leaves it out
+    [sim: words=0 …] is the usual text; `answer=none tries=0` says no word and no tries left
+    [sim: cut-after=3]             the connection is cut after so many words; `sized` announces a length before
+    [sim: stall-after=3]           silence after so many words, until the client goes
+    [sim: bytes=3000000 type=png]  an image of that size; type png, jpeg, webp, gif, avif, or text for no image
+    [sim: source=data]             the image as `url`, `data` (a data: URL), `b64`, or `none`
+    [sim: image-url=http://…]      another address for the image
+    [sim: image-status=404] [sim: image-redirects=3] [sim: image-cut-after=9] [sim: image-stall-after=9]
+
+In-process, `Simulator.script` gives the next answers byte for byte.
+"""
+
+import asyncio
+import base64
+import json
+import ssl
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from typing import Any, Final, Self
+
+from aiohttp import web
+
+from worker.simulated import Directives, directives, image, page, words
+
+SAYS: Final = "x-simulator"
+NAME: Final = "aichats-worker"
+_HELLO: Final = (
+    "This is the local simulator of aichats-worker. It is not ai-chats.org.\nPOST /chat/send2/ as you would there.\n"
+)
+
+
+class _Cut:
+    """In a script: the connection is cut here."""
+
+
+class _Hold:
+    """In a script: silence from here on, until the client goes."""
+
+
+CUT: Final = _Cut()
+HOLD: Final = _Hold()
+Part = bytes | float | _Cut | _Hold
+
+
+@dataclass
+class Received:
+    """One request as it came.
+
+    Attributes:
+        method: GET or POST.
+        path: With the query.
+        headers: By name in lower case.
+        body: As bytes.
+        peer: The client's address and port: two requests with the same one came over one connection.
+        ended: Set when the simulator has done with it.
+        closed_early: The client closed the connection before the answer's end.
+    """
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+    peer: Any
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    closed_early: bool = False
+
+    @property
+    def content(self) -> str:
+        """The prompt of a `POST /chat/send2/`; empty where the body is none."""
+        try:
+            return str(json.loads(self.body)["messagesHistory"][-1]["content"])
+        except (ValueError, LookupError, TypeError):
+            return ""
+
+
+@dataclass(frozen=True)
+class _Script:
+    parts: tuple[Part, ...]
+    status: int
+    headers: dict[str, str]
+
+
+class Simulator:
+    """A running simulator; made by `start_simulator`.
+
+    Attributes:
+        requests: Every request in the order of arrival.
+        closed_early: How many answers were not read to their end.
+        url: The origin to set AICHATS_URL to.
+        port: Where it listens.
+    """
+
+    def __init__(self) -> None:
+        self.requests: list[Received] = []
+        self.closed_early = 0
+        self.url = ""
+        self.port = 0
+        self._scripts: deque[_Script] = deque()
+        self._runner: web.AppRunner | None = None
+
+    async def start(self, port: int, host: str, tls: ssl.SSLContext | None) -> None:
+        """Listen; `start_simulator` does it."""
+        app = web.Application(client_max_size=64 * 1024 * 1024)
+        app.router.add_route("*", "/{path:.*}", self.answer)
+        self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, host, port, ssl_context=tls).start()
+        self.port = self._runner.addresses[0][1]
+        self.url = f"{'https' if tls else 'http'}://{host}:{self.port}"
+
+    @property
+    def connections_open(self) -> int:
+        """How many clients are connected now."""
+        server = self._runner.server if self._runner else None
+        return len(server.connections) if server else 0
+
+    def script(self, *parts: Part, status: int = 200, headers: dict[str, str] | None = None) -> None:
+        """Answer the next request that no earlier script answers with exactly these parts.
+
+        Args:
+            parts: Bytes to send, each in a write of its own; a number of seconds to wait; CUT; or HOLD.
+            status: The status line's.
+            headers: Besides the usual ones. With Content-Length the body is sent as it is, else in chunks.
+        """
+        self._scripts.append(_Script(parts, status, headers or {}))
+
+    async def close(self) -> None:
+        """Stop, and close all connections."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        """Answer one request, and write down how it ended."""
+        received = Received(
+            request.method,
+            request.path_qs,
+            {name.lower(): value for name, value in request.headers.items()},
+            await request.read(),
+            request.transport.get_extra_info("peername") if request.transport else None,
+        )
+        self.requests.append(received)
+        try:
+            return await self._answer(request, received)
+        except (asyncio.CancelledError, ConnectionError):
+            received.closed_early = True
+            self.closed_early += 1
+            raise
+        finally:
+            received.ended.set()
+
+    async def _answer(self, request: web.Request, received: Received) -> web.StreamResponse:
+        if self._scripts:
+            script = self._scripts.popleft()
+            return await _send(request, script.parts, status=script.status, headers=script.headers)
+        if (request.method, request.path) == ("POST", "/chat/send2/"):
+            return await self._answer_chat(request, received)
+        if request.path.startswith("/images/"):
+            return await _send_image(request)
+        return web.Response(status=200 if request.path == "/" else 404, text=_HELLO, headers={SAYS: NAME})
+
+    async def _answer_chat(self, request: web.Request, received: Received) -> web.StreamResponse:
+        wanted = directives(received.content)
+        await asyncio.sleep(wanted.delay)
+        if wanted.status != 200 or wanted.answer not in ("", "none"):
+            return await _send_refusal(request, wanted)
+        if _kind(received.body) == "image":
+            return web.json_response(self._located(wanted), headers={SAYS: NAME})
+        return await _send_text(request, wanted)
+
+    def _located(self, wanted: Directives) -> dict[str, Any]:
+        created = int(datetime.now(UTC).timestamp())
+        if wanted.source == "none":
+            return {"created": created, "data": []}
+        if wanted.source in ("data", "b64"):
+            b64 = base64.b64encode(image(wanted.type, wanted.bytes)).decode()
+            entry = {"b64_json": b64} if wanted.source == "b64" else {"url": f"data:image/png;base64,{b64}"}
+            return {"created": created, "data": [entry]}
+        query = "&".join(
+            f"{name}={getattr(wanted, f'image_{name}')}" for name in ("status", "redirects", "stall_after", "cut_after")
+        )
+        url = wanted.image_url or f"{self.url}/images/{wanted.bytes}.{wanted.type}?{query}"
+        return {"created": created, "data": [{"url": url, "revised_prompt": "a picture from the simulator"}]}
+
+
+async def start_simulator(port: int = 0, host: str = "127.0.0.1", *, tls: ssl.SSLContext | None = None) -> Simulator:
+    """Start a simulator in this event loop.
+
+    Args:
+        port: 0 for a free one.
+        host: Where to listen.
+        tls: An ssl.SSLContext to serve https with.
+
+    Returns:
+        The running simulator, which is closed with `close()` or as a context manager.
+    """
+    simulator = Simulator()
+    await simulator.start(port, host, tls)
+    return simulator
+
+
+async def serve(port: int, host: str = "127.0.0.1", started: Callable[[Simulator], None] = lambda _: None) -> None:
+    """Run a simulator until this is cancelled; `started` is called when it listens."""
+    async with await start_simulator(port, host) as simulator:
+        started(simulator)
+        await asyncio.Event().wait()
+
+
+def _kind(body: bytes) -> str:
+    try:
+        return str(json.loads(body)["type"])
+    except (ValueError, LookupError, TypeError):
+        return ""
+
+
+async def _send_text(request: web.Request, wanted: Directives) -> web.StreamResponse:
+    said = [] if wanted.answer == "none" else words(wanted.words)
+    lines = [f"data: {word}\n\n".encode() for word in said]
+    tail = b"" if wanted.tries == "none" else f"event: trylimit\ndata: {wanted.tries}\n\n".encode()
+    parts: list[Part] = []
+    for i, line in enumerate(lines):
+        parts += [wanted.pause] if i else []
+        parts += [*_fault(wanted.cut_after, wanted.stall_after, i), line]
+    parts += [*_fault(wanted.cut_after, wanted.stall_after, len(lines)), tail]
+    headers = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
+    if wanted.sized:
+        headers["Content-Length"] = str(sum(map(len, lines)) + len(tail))
+    return await _send(request, tuple(parts), headers=headers)
+
+
+def _fault(cut_after: int, stall_after: int, here: int) -> tuple[Part, ...]:
+    return ((CUT,) if cut_after == here else ()) + ((HOLD,) if stall_after == here else ())
+
+
+async def _send_refusal(request: web.Request, wanted: Directives) -> web.StreamResponse:
+    content_type, body = page(wanted.answer) if wanted.answer else ("application/json", b'{"error":"refused"}')
+    headers = {"Content-Type": content_type}
+    if wanted.retry_after == "body":
+        body = b'{"error":{"message":"too many requests","retry_after":7}}'
+    elif wanted.retry_after == "date":
+        headers["Retry-After"] = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
+    elif wanted.retry_after:
+        headers["Retry-After"] = wanted.retry_after
+    return await _send(request, (body,), status=wanted.status, headers=headers)
+
+
+async def _send_image(request: web.Request) -> web.StreamResponse:
+    asked = {name: int(request.query.get(name, -1)) for name in ("status", "redirects", "stall_after", "cut_after")}
+    if asked["redirects"] > 0:
+        again = request.rel_url.update_query(redirects=asked["redirects"] - 1)
+        return web.Response(status=302, headers={"Location": str(again), SAYS: NAME})
+    if asked["status"] > 200:
+        return web.Response(status=asked["status"], text="no image\n", headers={SAYS: NAME})
+    size, _, kind = request.path.removeprefix("/images/").partition(".")
+    data = image(kind, int(size) if size.isdigit() else 0)
+    headers = {"Content-Type": "application/octet-stream", "Content-Length": str(len(data))}
+    at = max(asked["cut_after"], asked["stall_after"])
+    if at < 0:
+        return await _send(request, (data,), headers=headers)
+    return await _send(request, (data[:at], CUT if asked["cut_after"] >= 0 else HOLD, data[at:]), headers=headers)
+
+
+async def _send(
+    request: web.Request, parts: tuple[Part, ...], *, status: int = 200, headers: dict[str, str]
+) -> web.StreamResponse:
+    response = web.StreamResponse(status=status, headers={SAYS: NAME, **headers})
+    await response.prepare(request)
+    for part in parts:
+        if isinstance(part, _Cut):
+            if request.transport is not None:
+                request.transport.abort()
+            break
+        if isinstance(part, _Hold):
+            await asyncio.Event().wait()
+        elif isinstance(part, bytes):
+            await response.write(part)
+        else:
+            await asyncio.sleep(part)
+    return response

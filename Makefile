@@ -1,0 +1,53 @@
+# Everything runs out of .venv, which is made from requirements/*.lock with nothing but Python's own venv and pip.
+PYTHON ?= python3
+BIN := .venv/bin
+# Quiet twice: pip's warnings are about its own configuration, and errors still show. Bytecode is compiled as it is needed.
+PIP := $(BIN)/python -m pip install -qq --no-compile --no-build-isolation
+UV := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
+	--custom-compile-command 'make lock'
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check schemas lock clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 \t\2/p' $(MAKEFILE_LIST) | expand -t 24
+
+demo: .venv/.project ## see it work: a NATS server, a simulated provider and a worker, all on this machine
+	@$(BIN)/aichats-worker demo
+
+test: check ## format, lint, types, then all tests with their coverage
+	$(BIN)/pytest --cov --cov-report=term-missing:skip-covered $(ARGS)
+
+check: .venv/.project ## format, lint and types alone
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+
+schemas: .venv/.project ## write the JSON Schemas of requests and events
+	$(BIN)/python -m schemas.write
+
+lock: .venv/.dependencies ## pin all dependencies anew; with ARGS=--upgrade to their newest releases
+	$(BIN)/python -m pip install -qq uv==0.13.9
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
+	| $(UV) $(ARGS) -o requirements/build.lock -
+	$(UV) $(ARGS) -o requirements/runtime.lock pyproject.toml
+	$(UV) $(ARGS) -o requirements/dev.lock -c requirements/runtime.lock --extra demo --group dev pyproject.toml
+
+clean: ## remove everything that the other targets made
+	rm -rf .venv build dist *.egg-info .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+.venv/.project: .venv/.dependencies pyproject.toml
+	@$(PIP) --no-deps -e .
+	@touch $@
+
+# The build backend comes first and pinned: neither a dependency without a wheel nor the project itself fetches another.
+.venv/.dependencies: requirements/build.lock requirements/dev.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	|| { echo "Python 3.11 or newer is needed, and $(PYTHON) is not: name one with make PYTHON=/path/to/python3."; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
+	|| { echo "$(PYTHON) has no venv module: on Debian and Ubuntu, apt-get install python3-venv brings it."; exit 1; }
+	@echo "Making .venv with $$($(PYTHON) --version) ..."
+	@$(PYTHON) -m venv --clear .venv
+	@$(PIP) --require-hashes -r requirements/build.lock
+	@$(PIP) --require-hashes -r requirements/dev.lock
+	@touch $@

@@ -24,7 +24,7 @@ check: .venv/.project ## format, lint and types alone
 	$(BIN)/mypy
 
 schemas: .venv/.project ## write the JSON Schemas of requests and events
-	$(BIN)/python -m schemas.write
+	$(BIN)/python -m schemas schemas/json
 
 lock: .venv/.dependencies ## pin all dependencies anew; with ARGS=--upgrade to their newest releases
 	$(BIN)/python -m pip install -qq uv==0.13.9

@@ -1,6 +1,7 @@
 """Probes, metrics and documentation over HTTP, through FastStream's ASGI application."""
 
 import asyncio
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from html import escape
@@ -17,7 +18,6 @@ from prometheus_client import make_asgi_app as make_metrics_app
 
 from schemas import __version__
 
-START_TIMEOUT_SECONDS = 10.0
 STOP_TIMEOUT_SECONDS = 3.0
 
 Check = Callable[[], tuple[bool, dict[str, Any]]]
@@ -65,18 +65,12 @@ class Web:
         Raises:
             OSError: The address is taken or not this machine's.
         """
-        config = uvicorn.Config(
-            self.app, host=host, port=port, lifespan="off", log_config=None, log_level="warning", access_log=False
-        )
+        # Bound here: uvicorn ends the whole process where it cannot bind.
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listening = socket.create_server((host, port), family=family)
+        config = uvicorn.Config(self.app, lifespan="off", log_config=None, log_level="warning", access_log=False)
         self._server = _Server(config)
-        self._task = asyncio.create_task(self._server.serve(), name="http")
-        async with asyncio.timeout(START_TIMEOUT_SECONDS):
-            while not self._server.started:
-                if self._task.done():
-                    raise OSError(
-                        f"cannot listen on {host}:{port}; set WORKER_HTTP_PORT to a free port, or to 0 for none"
-                    )
-                await asyncio.sleep(0.01)
+        self._task = asyncio.create_task(self._server.serve(sockets=[listening]), name="http")
 
     async def stop(self) -> None:
         """Stop listening; requests under way have STOP_TIMEOUT_SECONDS."""

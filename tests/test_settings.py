@@ -1,0 +1,96 @@
+"""Settings: the contract's names and defaults, one sentence for each broken rule, nothing secret shown."""
+
+import re
+
+import pytest
+
+from tests.processes import ROOT
+from worker.settings import Settings, SettingsError, load_settings
+
+
+def test_the_defaults_are_the_contracts() -> None:
+    settings = load_settings()
+    assert settings.nats_servers == ["nats://127.0.0.1:4222"]
+    assert settings.aichats_url == "https://ai-chats.org"
+    assert (
+        settings.aichats_connect_timeout_seconds,
+        settings.aichats_first_byte_timeout_seconds,
+        settings.aichats_stall_timeout_seconds,
+    ) == (10, 60, 30)
+    assert settings.aichats_image_max_bytes == 20 * 1024 * 1024
+    assert (settings.worker_concurrency_max, settings.worker_image_concurrency_max) == (256, 8)
+    assert (settings.worker_timeout_seconds_max, settings.worker_keepalive_seconds) == (600, 0.8)
+    assert (settings.worker_ack_wait_seconds, settings.worker_max_deliver) == (30, 5)
+    assert (settings.worker_jobs, settings.worker_jobs_provision, settings.worker_strict_tenant_inbox) == (
+        True,
+        True,
+        False,
+    )
+    assert settings.worker_http_port == 8080
+
+
+def test_a_variable_is_read_under_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORKER_JOBS", "off")
+    monkeypatch.setenv("NATS_URL", "nats://a:4222, nats://b:4222")
+    monkeypatch.setenv("AICHATS_COOKIE", "")
+    settings = load_settings()
+    assert settings.worker_jobs is False
+    assert settings.nats_servers == ["nats://a:4222", "nats://b:4222"]
+    assert settings.aichats_cookie is None, "an empty variable counts as unset"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("AICHATS_URL", "ftp://x", "AICHATS_URL must be an origin such as https://ai-chats.org, without a path."),
+        ("AICHATS_URL", "https://u:p@x", "AICHATS_URL must not hold credentials."),
+        ("AICHATS_PROXY", "ftp://x", "AICHATS_PROXY must start with one of http://, https://, socks5://, socks5h://."),
+        ("AICHATS_PROXY", "http://", "AICHATS_PROXY must name a host."),
+        ("WORKER_CONCURRENCY_MAX", "0", "WORKER_CONCURRENCY_MAX must be greater than or equal to 1."),
+        ("WORKER_KEEPALIVE_SECONDS", "x", "WORKER_KEEPALIVE_SECONDS must be a valid number, unable to parse string"),
+        ("WORKER_LOG_FORMAT", "xml", "WORKER_LOG_FORMAT must be 'auto', 'console' or 'json'."),
+        ("WORKER_SUBJECT_PREFIX", "ai..v1", "WORKER_SUBJECT_PREFIX must be tokens"),
+        ("NATS_CERT", "c.pem", "NATS_CERT and NATS_KEY go together: set both or neither."),
+        ("NATS_USER", "u", "NATS_USER and NATS_PASSWORD go together: set both or neither."),
+        ("WORKER_RETRY_MAX_SECONDS", "0.5", "WORKER_RETRY_MAX_SECONDS cannot be shorter than WORKER_RETRY_BASE"),
+    ],
+)
+def test_a_wrong_setting_gets_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, sentence: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith(sentence)
+
+
+def test_every_broken_rule_has_a_line_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORKER_JOBS", "maybe")
+    monkeypatch.setenv("WORKER_ACK_WAIT_SECONDS", "-1")
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert [line.split()[0] for line in str(caught.value).splitlines()] == ["WORKER_JOBS", "WORKER_ACK_WAIT_SECONDS"]
+
+
+def test_no_secret_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NATS_URL", "nats://us3r:s3cret@h:4222,nats://t0ken@h2:4222")
+    monkeypatch.setenv("NATS_TOKEN", "s3cret")
+    monkeypatch.setenv("AICHATS_COOKIE", "s3cret")
+    monkeypatch.setenv("AICHATS_PROXY", "socks5h://me:s3cret@proxy:1080")
+    settings = load_settings()
+    shown = str(settings.masked())
+    assert "nats://***@h:4222,nats://***@h2:4222" in shown
+    assert "socks5h://***@proxy:1080" in shown
+    for secret in ("s3cret", "us3r", "t0ken"):
+        assert secret not in shown
+    assert "s3cret" not in repr(settings).replace("nats://us3r:s3cret@", "")
+
+
+def test_the_readme_names_every_setting_with_its_default() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `([A-Z_0-9]+)` \| (.*?) \|", readme, flags=re.MULTILINE))
+    defaults = load_settings().masked()
+    assert sorted(rows) == sorted(name.upper() for name in Settings.model_fields)
+    for name, cell in rows.items():
+        assert cell.strip("`").replace("none", "") == defaults[name].removesuffix(".0"), name

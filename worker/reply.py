@@ -14,7 +14,6 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
-from schemas.events import ErrorCode
 from schemas.subjects import SERVICE_ERROR, SERVICE_ERROR_CODE
 from worker.call import Call
 from worker.errors import Internal, TooLarge, WorkerError
@@ -23,6 +22,8 @@ from worker.provider import Finish, Picture
 log = structlog.get_logger(__name__)
 
 HEADER_MAX_CHARS = 200
+# nats-py does not count headers against max_payload and then closes for good: an error stays far below any sensible one.
+ERROR_MESSAGE_MAX_CHARS = 1000
 # What the envelope of an image part may grow to beyond its base64: numbers, id, mime type, hash.
 IMAGE_ENVELOPE_BYTES = 1024
 TICKS_PER_KEEPALIVE = 8
@@ -165,7 +166,8 @@ class Reply:
 
     async def fail(self, error: WorkerError) -> None:
         """Publish the `error` event with its headers, and the sentinel."""
-        data: dict[str, Any] = {"code": error.code, "message": error.message, "retryable": error.retryable}
+        message = error.message[:ERROR_MESSAGE_MAX_CHARS]
+        data: dict[str, Any] = {"code": error.code, "message": message, "retryable": error.retryable}
         if error.retry_after_ms is not None:
             data["retry_after_ms"] = error.retry_after_ms
         headers = {SERVICE_ERROR: _ascii(error.message), SERVICE_ERROR_CODE: str(error.number)}
@@ -292,5 +294,5 @@ class Replies:
             for reply, _ in list(self._open.values()):
                 try:
                     await reply.keep_alive(now)
-                except WorkerError:
-                    log.warning("keep-alive not published", code=ErrorCode.INTERNAL)
+                except Exception as error:  # noqa: BLE001 - one reply's failure must not silence all the others
+                    log.warning("keep-alive not published", error=type(error).__name__)

@@ -1,0 +1,1 @@
+"""Measurements. They import the worker and are never imported by it."""

@@ -22,7 +22,7 @@ from worker.provider import Finish, Picture
 log = structlog.get_logger(__name__)
 
 HEADER_MAX_CHARS = 200
-# nats-py does not count headers against max_payload and then closes for good: an error stays far below any sensible one.
+# nats-py does not count headers against max_payload and then closes for good: an error stays far below any limit.
 ERROR_MESSAGE_MAX_CHARS = 1000
 # What the envelope of an image part may grow to beyond its base64: numbers, id, mime type, hash.
 IMAGE_ENVELOPE_BYTES = 1024

@@ -54,7 +54,7 @@ class NatsServer:
         self._store = store
         self._log = store / "nats-server.log"
         self._config = store / "nats-server.conf"
-        self._config.write_text(config)
+        self._config.write_text(config or "server_name: test\n")  # an empty file is a warning on stderr
         self._jetstream = jetstream
         self.process: subprocess.Popen[bytes] | None = None
 

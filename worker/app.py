@@ -169,7 +169,7 @@ def _broker(settings: Settings, telemetry: Telemetry) -> NatsBroker:
         log.warning("nats", error=str(error) or type(error).__name__)
 
     async def on_disconnect() -> None:
-        log.warning("nats disconnected")
+        log.info("nats disconnected")
 
     async def on_reconnect() -> None:
         log.info("nats reconnected")

@@ -7,7 +7,7 @@ UV := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate
 	--custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check schemas lock clean
+.PHONY: help demo test check schemas bench lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 \t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -25,6 +25,9 @@ check: .venv/.project ## format, lint and types alone
 
 schemas: .venv/.project ## write the JSON Schemas of requests and events
 	$(BIN)/python -m schemas schemas/json
+
+bench: .venv/.project ## CPU for each delta, next to a hand-written worker in the same run
+	$(BIN)/python -m benchmarks.streams $(ARGS)
 
 lock: .venv/.dependencies ## pin all dependencies anew; with ARGS=--upgrade to their newest releases
 	$(BIN)/python -m pip install -qq uv==0.13.9

@@ -4,22 +4,15 @@ import asyncio
 import logging
 import os
 import signal
-import ssl
 from typing import Any
 
 import structlog
 from faststream.nats import NatsBroker
-from faststream.nats.security import (
-    NatsCredentials,
-    NatsNKey,
-    NatsSecurity,
-    NatsToken,
-    NatsUserPassword,
-)
 from nats.errors import Error as NatsError
 
 from schemas.subjects import Subjects
 from worker.call import Limits
+from worker.connection import CONNECT_TIMEOUT_SECONDS, security
 from worker.discovery import Discovery
 from worker.executor import Executor
 from worker.handlers import Core
@@ -33,7 +26,6 @@ from worker.web import Web
 
 log = structlog.get_logger(__name__)
 
-CONNECT_TIMEOUT_SECONDS = 5
 RECONNECT_WAIT_SECONDS = 1
 FLUSH_TIMEOUT_SECONDS = 5.0  # nats-py has none by default: a frozen server would block every publish
 PING_INTERVAL_SECONDS = 10  # with two unanswered pings, a frozen server is left after 30 s
@@ -180,7 +172,7 @@ def _broker(settings: Settings, telemetry: Telemetry) -> NatsBroker:
     return NatsBroker(
         settings.nats_servers,
         name="ai-worker",
-        security=_security(settings),
+        security=security(settings),
         error_cb=on_error,
         disconnected_cb=on_disconnect,
         reconnected_cb=on_reconnect,
@@ -198,26 +190,3 @@ def _broker(settings: Settings, telemetry: Telemetry) -> NatsBroker:
         logger=logging.getLogger("faststream"),
         log_level=logging.DEBUG,
     )
-
-
-def _security(settings: Settings) -> NatsSecurity | None:
-    context = _tls(settings)
-    if settings.nats_creds:
-        return NatsCredentials(settings.nats_creds, ssl_context=context)
-    if settings.nats_nkey:
-        return NatsNKey.from_file(settings.nats_nkey, ssl_context=context)
-    if settings.nats_user and settings.nats_password:
-        return NatsUserPassword(settings.nats_user, settings.nats_password.get_secret_value(), ssl_context=context)
-    if settings.nats_token:
-        return NatsToken(settings.nats_token.get_secret_value(), ssl_context=context)
-    return NatsSecurity(ssl_context=context) if context else None
-
-
-def _tls(settings: Settings) -> ssl.SSLContext | None:
-    secure = any(url.startswith(("tls://", "wss://")) for url in settings.nats_servers)
-    if not (settings.nats_ca or settings.nats_cert or secure):
-        return None
-    context = ssl.create_default_context(cafile=settings.nats_ca)
-    if settings.nats_cert:
-        context.load_cert_chain(settings.nats_cert, settings.nats_key)
-    return context

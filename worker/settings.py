@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from worker.text import masked_url
 
@@ -161,6 +161,28 @@ def load_settings(**overrides: Any) -> Settings:
     except ValidationError as error:
         lines = [_sentence(detail["loc"], detail["msg"]) for detail in error.errors()]
         raise SettingsError("\n".join(lines)) from None
+
+
+def settings_without_environment(**values: Any) -> Settings:
+    """Make settings of `values` and the defaults alone; for the demo, which must not reach a real broker.
+
+    Raises:
+        pydantic.ValidationError: A value is wrong.
+    """
+    return _WithoutEnvironment(**values)
+
+
+class _WithoutEnvironment(Settings):
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - pydantic-settings passes all sources by name
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
 
 
 def _sentence(loc: tuple[int | str, ...], message: str) -> str:

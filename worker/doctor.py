@@ -1,0 +1,109 @@
+"""`aichats-worker doctor`: what answers, what does not, and which settings are in force."""
+
+import asyncio
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from nats.aio.client import Client
+from nats.errors import Error as NatsError
+
+from schemas.subjects import SERVICE
+from worker.connection import connect
+from worker.errors import WorkerError
+from worker.provider.reach import reach
+from worker.settings import Settings
+from worker.text import masked_url
+
+WORKERS_WAIT_SECONDS = 0.5
+JETSTREAM_TIMEOUT_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at: its name, whether it is well, and a sentence."""
+
+    name: str
+    well: bool
+    says: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What the doctor found.
+
+    Attributes:
+        findings: What was looked at.
+        settings: Every setting by its variable, secrets masked.
+        changed: The variables that differ from their defaults.
+    """
+
+    findings: list[Finding]
+    settings: dict[str, str]
+    changed: list[str]
+
+    @property
+    def well(self) -> bool:
+        """Whether all is."""
+        return all(finding.well for finding in self.findings)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"well": self.well} | asdict(self)
+
+
+async def examine(settings: Settings, defaults: Settings) -> Report:
+    """Look at NATS and at the provider, each with a bound. Raises nothing for what does not answer."""
+    findings = [*await _nats(settings), await _provider(settings)]
+    masked, plain = settings.masked(), defaults.masked()
+    changed = [name for name, value in masked.items() if value != plain[name]]
+    return Report(findings, masked, changed)
+
+
+async def _nats(settings: Settings) -> list[Finding]:
+    where = ",".join(masked_url(url) for url in settings.nats_servers)
+    try:
+        nc = await connect(settings)
+    except (OSError, NatsError) as error:
+        reason = str(error).removeprefix("nats: ") or type(error).__name__
+        return [Finding("nats", False, f"{where} does not answer ({reason}): start a server or set NATS_URL")]
+    try:
+        started = time.perf_counter()
+        await nc.flush()
+        milliseconds = (time.perf_counter() - started) * 1000
+        version = nc.connected_server_version
+        says = f"{where} answers in {milliseconds:.1f} ms: nats-server {version}, max_payload {nc.max_payload} bytes"
+        return [Finding("nats", True, says), await _jetstream(nc, settings), await _workers(nc)]
+    finally:
+        await nc.close()
+
+
+async def _jetstream(nc: Client, settings: Settings) -> Finding:
+    try:
+        await nc.jetstream(timeout=JETSTREAM_TIMEOUT_SECONDS).account_info()
+    except NatsError:
+        if settings.worker_jobs:
+            return Finding("jetstream", False, "is off, or not for this user: jobs need it; or set WORKER_JOBS=off")
+        return Finding("jetstream", True, "is off, and so are jobs")
+    return Finding("jetstream", True, "is on")
+
+
+async def _workers(nc: Client) -> Finding:
+    inbox, found = nc.new_inbox(), 0
+
+    async def count(message: Any) -> None:
+        nonlocal found
+        found += bool(message.data)
+
+    await nc.subscribe(inbox, cb=count)
+    await nc.publish(f"$SRV.PING.{SERVICE}", b"", reply=inbox)
+    await asyncio.sleep(WORKERS_WAIT_SECONDS)  # nobody says how many there are
+    return Finding("workers", True, f"{found} answer" if found != 1 else "1 answers")
+
+
+async def _provider(settings: Settings) -> Finding:
+    try:
+        status = await reach(settings)
+    except WorkerError as error:
+        return Finding("provider", False, f"{settings.aichats_url} does not answer: {error.message}")
+    return Finding("provider", True, f"{settings.aichats_url} answers (status {status} for its front page)")

@@ -9,7 +9,8 @@ import pytest
 from schemas.requests import Message
 from worker.errors import InvalidRequest, ModelNotFound
 from worker.provider import Finish, Question
-from worker.provider.aichats import AiChats, ImageResponse
+from worker.provider.aichats import AiChats
+from worker.provider.generator import ImageResponse
 from worker.simulated import image, words
 from worker.simulator import HOLD, Simulator
 

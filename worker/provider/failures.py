@@ -36,11 +36,11 @@ _SENTENCES: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
     ((aiohttp.ClientHttpProxyError, SocksError, ProxyError), PROXY_REFUSED),
     (
         (aiohttp.ClientConnectorDNSError, gaierror, UnicodeError),
-        "the provider's name cannot be resolved; check AICHATS_URL and this machine's DNS",
+        "the provider's name cannot be resolved; check the provider's URL and this machine's DNS",
     ),
     (
         (aiohttp.ClientSSLError, aiohttp.ServerFingerprintMismatch, ssl.SSLError),
-        "the TLS handshake with the provider failed; check AICHATS_URL, its certificate and this machine's clock",
+        "the TLS handshake with the provider failed; check its URL, its certificate and this machine's clock",
     ),
     (
         (aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError, ConnectionResetError, BrokenPipeError, EOFError),
@@ -60,7 +60,7 @@ def as_worker_error(error: BaseException) -> WorkerError:
         if isinstance(error, kinds):
             return ProviderUnavailable(sentence)
     if isinstance(error, aiohttp.ClientResponseError | HttpProcessingError):
-        return BadResponse("the provider's answer is not HTTP; check AICHATS_URL")
+        return BadResponse("the provider's answer is not HTTP; check the provider's URL")
     if isinstance(error, aiohttp.ClientConnectionError | OSError):
-        return ProviderUnavailable("the provider cannot be reached; check AICHATS_URL, or try again later")
-    return ProviderUnavailable("the provider could not be called; check AICHATS_URL and the proxy's URL")
+        return ProviderUnavailable("the provider cannot be reached; check the provider's URL, or try again later")
+    return ProviderUnavailable("the provider could not be called; check the provider's URL and the proxy's URL")

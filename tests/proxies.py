@@ -15,21 +15,24 @@ Writer = asyncio.StreamWriter
 class Proxy:
     """What a proxy saw: `targets` as the client named them. Give it `auth` as "user:password" to demand that."""
 
-    def __init__(self, auth: str = "", names: dict[str, str] | None = None, refuse: bytes = b"") -> None:
+    def __init__(
+        self, auth: str = "", names: dict[str, str] | None = None, refuse: bytes = b"", silent: bool = False
+    ) -> None:
         self.auth = auth
         self.names = names or {}  # a name server of the proxy's own
         self.refuse = refuse  # sent instead of an answer
+        self.silent = silent  # accepts, and says nothing
         self.targets: list[tuple[str, int]] = []
         self.port = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def relay(self, reader: Reader, writer: Writer, host: str, port: int, first: bytes) -> None:
         far_reader, far_writer = await asyncio.open_connection(self.names.get(host, host), port)
-        far_writer.write(first)
         try:
+            far_writer.write(first)
             await asyncio.gather(_pump(reader, far_writer), _pump(far_reader, writer))
         finally:
-            far_writer.close()
+            await _abort(far_writer)
 
     async def http(self, reader: Reader, writer: Writer) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
@@ -89,9 +92,14 @@ class Proxy:
     async def _serve(
         self, handler: Callable[[Reader, Writer], Awaitable[None]], reader: Reader, writer: Writer
     ) -> None:
-        with suppress(OSError, EOFError, asyncio.LimitOverrunError):
-            await handler(reader, writer)
-        writer.close()
+        try:
+            await (asyncio.Event().wait() if self.silent else handler(reader, writer))
+            writer.close()
+            await writer.wait_closed()
+        except (OSError, EOFError, asyncio.LimitOverrunError):
+            pass
+        finally:
+            await _abort(writer)
 
     async def close(self) -> None:
         for task in list(self._tasks):
@@ -99,12 +107,21 @@ class Proxy:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
+async def _abort(writer: Writer) -> None:
+    writer.transport.abort()
+    with suppress(OSError):
+        await writer.wait_closed()
+
+
 async def _pump(reader: Reader, writer: Writer) -> None:
     with suppress(OSError):
         while data := await reader.read(65536):
             writer.write(data)
             await writer.drain()
-        writer.write_eof() if writer.can_write_eof() else writer.close()
+        if writer.can_write_eof():
+            writer.write_eof()
+        else:
+            writer.close()
 
 
 @asynccontextmanager

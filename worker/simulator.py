@@ -107,6 +107,7 @@ class Simulator:
         self.closed_early = 0
         self.url = ""
         self.port = 0
+        self._arrived = asyncio.Condition()
         self._scripts: deque[_Script] = deque()
         self._runner: web.AppRunner | None = None
 
@@ -136,6 +137,12 @@ class Simulator:
         """
         self._scripts.append(_Script(parts, status, headers or {}))
 
+    async def received(self, count: int) -> Received:
+        """Wait until `count` requests have come since the start, and return the last of those."""
+        async with self._arrived:
+            await self._arrived.wait_for(lambda: len(self.requests) >= count)
+        return self.requests[count - 1]
+
     async def close(self) -> None:
         """Stop, and close all connections."""
         if self._runner is not None:
@@ -157,6 +164,8 @@ class Simulator:
             request.transport.get_extra_info("peername") if request.transport else None,
         )
         self.requests.append(received)
+        async with self._arrived:
+            self._arrived.notify_all()
         try:
             return await self._answer(request, received)
         except (asyncio.CancelledError, ConnectionError):

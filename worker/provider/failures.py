@@ -26,6 +26,7 @@ UPSTREAM_ERRORS = (
     AssertionError,
 )
 
+NAME_UNKNOWN = "the provider's name cannot be resolved; check the provider's URL and this machine's DNS"
 PROXY_UNREACHABLE = "the proxy cannot be reached; check AICHATS_PROXY, or the request's proxy"
 PROXY_REFUSED = "the proxy refused the connection; check AICHATS_PROXY, or the request's proxy"
 PROXY_CREDENTIALS = "the proxy demands other credentials; check AICHATS_PROXY, or the request's proxy"
@@ -36,7 +37,7 @@ _SENTENCES: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
     ((aiohttp.ClientHttpProxyError, SocksError, ProxyError), PROXY_REFUSED),
     (
         (aiohttp.ClientConnectorDNSError, gaierror, UnicodeError),
-        "the provider's name cannot be resolved; check the provider's URL and this machine's DNS",
+        NAME_UNKNOWN,
     ),
     (
         (aiohttp.ClientSSLError, aiohttp.ServerFingerprintMismatch, ssl.SSLError),

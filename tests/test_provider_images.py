@@ -159,13 +159,16 @@ async def test_private_addresses_are_allowed_where_the_operator_says_so_and_get_
             assert not {"cookie", "origin", "referer", "authorization"} & request.headers.keys()
 
 
-async def test_a_name_that_leads_to_a_private_address_is_refused_when_it_is_connected_to(
-    provider: Provider, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "addresses", [["127.0.0.1"], ["127.0.0.1", "10.0.0.1"], ["::1", "127.0.0.1"], ["192.168.0.1", "10.0.0.1", "::1"]]
+)
+async def test_a_name_that_leads_to_private_addresses_is_refused_when_it_is_connected_to(
+    provider: Provider, monkeypatch: pytest.MonkeyPatch, addresses: list[str]
 ) -> None:
-    answers = iter(["127.0.0.1", "127.0.0.2"])
-
     async def resolve(*_: object, **__: object) -> list[tuple[object, ...]]:
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (next(answers), 80))]
+        families = [socket.AF_INET6 if ":" in address else socket.AF_INET for address in addresses]
+        ends = [(address, 80, 0, 0) if ":" in address else (address, 80) for address in addresses]
+        return [(family, socket.SOCK_STREAM, 6, "", end) for family, end in zip(families, ends, strict=True)]
 
     monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolve)
     with pytest.raises(BadResponse, match="not public"):

@@ -65,10 +65,12 @@ async def test_a_script_is_played_byte_for_byte(simulator: Simulator, http: aioh
 
 
 async def test_it_keeps_a_log_of_what_it_was_asked(simulator: Simulator, http: aiohttp.ClientSession) -> None:
-    async with http.post(f"{simulator.url}/chat/send2/?x=1", data=chat("hi"), headers={"Cookie": "a=b"}) as answer:
+    async with http.post(
+        f"{simulator.url}/chat/send2/?x=1", data=chat("[sim: words=1]"), headers={"Cookie": "a=b"}
+    ) as answer:
         await answer.read()
     (request,) = simulator.requests
-    assert (request.method, request.path, request.content) == ("POST", "/chat/send2/?x=1", "hi")
+    assert (request.method, request.path, request.content) == ("POST", "/chat/send2/?x=1", "[sim: words=1]")
     assert request.headers["cookie"] == "a=b"
     assert request.ended.is_set()
     assert not request.closed_early

@@ -9,6 +9,7 @@ from aiohttp_socks import ProxyConnectionError, ProxyError, ProxyTimeoutError
 from python_socks import ProxyError as SocksError
 
 from worker.errors import BadResponse, ProviderUnavailable, WorkerError
+from worker.provider.addresses import NotPublic, refused
 
 # Around the library's calls alone, so that ValueError and RuntimeError there are its own: a URL that it cannot use, a
 # name that IDNA cannot encode, a session that was closed while it was being used.
@@ -22,6 +23,7 @@ UPSTREAM_ERRORS = (
     OSError,  # TimeoutError, gaierror, ssl.SSLError, ConnectionError and python_socks' own
     EOFError,  # asyncio.IncompleteReadError, which python_socks lets through
     ValueError,
+    LookupError,
     RuntimeError,
     AssertionError,
 )
@@ -53,8 +55,8 @@ _SENTENCES: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
 
 def as_worker_error(error: BaseException) -> WorkerError:
     """Return the WorkerError for one of UPSTREAM_ERRORS. Its message holds nothing of the library's own."""
-    if isinstance(error, WorkerError):
-        return error
+    if isinstance(error.__cause__, NotPublic):
+        return refused()
     if isinstance(error, aiohttp.ClientHttpProxyError) and error.status == 407:
         return ProviderUnavailable(PROXY_CREDENTIALS)
     for kinds, sentence in _SENTENCES:

@@ -2,11 +2,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.provider.dialect import LINE_MAX_BYTES, STRAY_MAX_BYTES, Decoder, LineTooLong
+from worker.provider.dialect import AiChatsDecoder
+from worker.provider.lines import LINE_MAX_BYTES, STRAY_MAX_BYTES, LineTooLong
 
 
-def decode(body: bytes, *, cuts: list[int] | None = None) -> tuple[str, Decoder]:
-    decoder, text, start = Decoder(), "", 0
+def decode(body: bytes, *, cuts: list[int] | None = None) -> tuple[str, AiChatsDecoder]:
+    decoder, text, start = AiChatsDecoder(), "", 0
     for end in [*sorted(cuts or []), len(body)]:
         text += decoder.feed(body[start:end])
         start = end
@@ -34,6 +35,7 @@ FIXTURE = b"data: Hel\ndata: lo,\ndata:  world\ndata: \\n\ndata: \nevent: trylim
         pytest.param(b"data: Hi\nAn internal server error occurred.", "Hi", id="prose is never answer text"),
         pytest.param(b"data: Hi\nevent: trylimit\n\ndata: 3\ndata: late\n", "Hi", id="nothing after the end"),
         pytest.param(b"\xef\xbb\xbfdata: Hi\n", "Hi", id="byte order mark"),
+        pytest.param(b"data: C:\\\ndata: new\n", "C:\\new", id="a backslash and an n of two deltas"),
         pytest.param(b"id: 1\nretry: 5\ndata: Hi\n", "Hi", id="other fields"),
         pytest.param(b"data: \xc3\ndata: \xa9\n", "é", id="a character cut over two deltas"),
         pytest.param(b"data: \xff\n", "�", id="bytes that are no UTF-8"),
@@ -87,19 +89,19 @@ def test_what_a_provider_encodes_comes_back(deltas: list[str]) -> None:
 
 
 def test_a_half_line_is_no_text_before_its_end() -> None:
-    decoder = Decoder()
+    decoder = AiChatsDecoder()
     assert decoder.feed(b"data: Hel") == ""
     assert decoder.feed(b"lo\ndata: wor") == "Hello"
 
 
 def test_a_line_without_end_is_refused() -> None:
-    decoder = Decoder()
+    decoder = AiChatsDecoder()
     with pytest.raises(LineTooLong):
         decoder.feed(b"x" * (LINE_MAX_BYTES + 1))
 
 
 def test_what_is_not_the_dialect_is_kept_only_up_to_a_bound() -> None:
-    decoder = Decoder()
+    decoder = AiChatsDecoder()
     for _ in range(100):
         decoder.feed(b"prose " * 1000 + b"\n")
     assert len(decoder.stray) == STRAY_MAX_BYTES

@@ -5,17 +5,15 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
 import pytest
+from asking import ask
 
 from schemas.requests import Message
 from worker.errors import InvalidRequest, ModelNotFound
 from worker.provider import Finish, Question
-from worker.provider.aichats import AiChats, ImageResponse
+from worker.provider.aichats import AiChats
+from worker.provider.generator import ImageResponse
 from worker.simulated import image, words
 from worker.simulator import HOLD, Simulator
-
-
-def ask(prompt: str, *, proxy: str | None = None) -> Question:
-    return Question((Message(role="user", content=prompt),), tenant="default", deadline=math.inf, proxy=proxy)
 
 
 async def first(items: AsyncGenerator[str | Finish, None]) -> str | Finish:

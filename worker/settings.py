@@ -53,11 +53,27 @@ class Settings(BaseSettings):
     aichats_circuit_failures: int = Field(5, ge=1, description="Failures in a row that open the circuit.")
     aichats_circuit_open_seconds: float = Field(30, gt=0, description="How long the circuit stays open.")
     aichats_calls_max: int = Field(3, ge=1, description="Calls for one request before the first byte of an answer.")
+    aichats_calls_per_minute_max: int = Field(
+        0, ge=0, description="Calls that begin in any minute, fair between tenants; 0 for no limit."
+    )
+    aichats_concurrent_calls_max: int = Field(
+        0, ge=0, description="Calls at once, fair between tenants; 0 for no limit but the slots."
+    )
     aichats_image_max_bytes: int = Field(20 * 1024 * 1024, ge=1, description="A larger image is too_large.")
+    aichats_image_memory_max_bytes: int = Field(
+        256 * 1024 * 1024, ge=1, description="All images in flight together; further image requests wait."
+    )
     aichats_image_allow_private: OnOff = Field(
         default=False, description="Images from loopback, private and link-local addresses."
     )
 
+    # With WORKER_PROVIDER=openai, the AICHATS_ settings for proxy, timeouts, circuit, calls and images apply as well.
+    openai_base_url: str = Field("https://api.openai.com/v1", description="An OpenAI-compatible server, with /v1.")
+    openai_api_key: SecretStr | None = Field(None, description="Its key; never sent to an image's host.")
+    openai_text_model: str = Field("gpt-4", min_length=1, description="What the server calls the model gpt-4.")
+    openai_image_model: str = Field("dall-e-3", min_length=1, description="What the server calls the model dalle.")
+
+    worker_provider: Literal["aichats", "openai"] = Field("aichats", description="Who answers.")
     worker_subject_prefix: str = Field("ai.v1", description="What every subject starts with.")
     worker_concurrency_max: int = Field(256, ge=1, description="Slots for text.")
     worker_image_concurrency_max: int = Field(8, ge=1, description="Slots for images.")
@@ -93,6 +109,23 @@ class Settings(BaseSettings):
             raise ValueError("must not hold credentials")
         return url.rstrip("/")
 
+    @field_validator("openai_base_url")
+    @classmethod
+    def _base_url(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+            raise ValueError("must be a URL such as http://127.0.0.1:11434/v1")
+        if parts.username or parts.password:
+            raise ValueError("must not hold credentials; OPENAI_API_KEY is for them")
+        return url.rstrip("/")
+
+    @field_validator("aichats_cookie", "openai_api_key")
+    @classmethod
+    def _header(cls, secret: SecretStr | None) -> SecretStr | None:
+        if secret is not None and not secret.get_secret_value().isprintable():
+            raise ValueError("must be one line of printable characters")
+        return secret
+
     @field_validator("aichats_proxy")
     @classmethod
     def _proxy(cls, proxy: SecretStr | None) -> SecretStr | None:
@@ -113,6 +146,8 @@ class Settings(BaseSettings):
             raise ValueError("NATS_CERT and NATS_KEY go together: set both or neither")
         if (self.nats_user is None) != (self.nats_password is None):
             raise ValueError("NATS_USER and NATS_PASSWORD go together: set both or neither")
+        if self.aichats_image_memory_max_bytes < self.aichats_image_max_bytes:
+            raise ValueError("AICHATS_IMAGE_MEMORY_MAX_BYTES cannot be smaller than AICHATS_IMAGE_MAX_BYTES")
         if self.worker_retry_max_seconds < self.worker_retry_base_seconds:
             raise ValueError("WORKER_RETRY_MAX_SECONDS cannot be shorter than WORKER_RETRY_BASE_SECONDS")
         return self

@@ -1,13 +1,14 @@
 """What the simulator answers: directives in a prompt, words, and images of a chosen size and type. No I/O."""
 
 import base64
+import json
 import re
 import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
-from typing import Final
+from typing import Final, Literal
 
 _DIRECTIVE: Final = re.compile(r"\[sim:([^\]]*)\]")
 _ANSWER: Final = (
@@ -15,6 +16,22 @@ _ANSWER: Final = (
     "that you can try a worker without the real provider. Directives in the prompt change what it does; the docstring "
     "of worker/simulator.py lists them."
 )
+
+
+Dialect = Literal["aichats", "openai"]
+
+
+class Cut:
+    """In a script: the connection is cut here."""
+
+
+class Hold:
+    """In a script: silence from here on, until the client goes."""
+
+
+CUT: Final = Cut()
+HOLD: Final = Hold()
+Part = bytes | float | Cut | Hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +83,38 @@ def words(count: int) -> list[str]:
     return [parts[i % len(parts)] if i else parts[0] for i in range(count)]
 
 
+def told(wanted: Directives, dialect: Dialect) -> list[Part]:
+    """Return the parts of a streamed answer in the dialect of ai-chats.org, or of an OpenAI-compatible server."""
+    said = [] if wanted.answer == "none" else words(wanted.words)
+    parts: list[Part] = []
+    for i, word in enumerate(said):
+        parts += [wanted.pause] if i else []
+        parts += [*_faults(wanted, i), _delta(word, dialect)]
+    return [*parts, *_faults(wanted, len(said)), _end(wanted, dialect)]
+
+
+def _faults(wanted: Directives, here: int) -> tuple[Part, ...]:
+    return ((CUT,) if wanted.cut_after == here else ()) + ((HOLD,) if wanted.stall_after == here else ())
+
+
+def _delta(word: str, dialect: Dialect) -> bytes:
+    return f"data: {word}\n\n".encode() if dialect == "aichats" else _openai_chunk({"content": word}, None)
+
+
+def _end(wanted: Directives, dialect: Dialect) -> bytes:
+    if wanted.tries == "none":
+        return b""
+    if dialect == "aichats":
+        return f"event: trylimit\ndata: {wanted.tries}\n\n".encode()
+    return _openai_chunk({}, "stop") + b"data: [DONE]\n\n"
+
+
+def _openai_chunk(delta: dict[str, str], finish_reason: str | None) -> bytes:
+    choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
+    chunk = {"id": "simulated", "object": "chat.completion.chunk", "model": "simulated", "choices": [choice]}
+    return f"data: {json.dumps(chunk)}\n\n".encode()
+
+
 def page(kind: str) -> tuple[str, bytes]:
     """Return the content type and the body of an answer that is none: challenge, html, json-error, prose, empty."""
     pages = {
@@ -111,8 +160,9 @@ def _png(size: int) -> bytes:
 
 
 def _rows() -> Iterator[bytes]:
+    """Give a gradient as differences from pixel to pixel (the filter Sub), which compresses to nearly nothing."""
     for y in range(_SIDE):
-        yield b"\x00" + b"".join(bytes((x, y, 255 - (x + y) // 2)) for x in range(_SIDE))
+        yield b"\x01" + bytes((0, y, 255 - y)) + bytes((1, 0, 255)) * (_SIDE - 1)
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:

@@ -1,13 +1,15 @@
 """A local stand-in for ai-chats.org: the same wire protocol, and its faults on demand. It is not ai-chats.org.
 
+It also answers as an OpenAI-compatible server, below /v1.
+
 Directives in the prompt itself say what happens, several in one pair of brackets, seconds and bytes as numbers:
 
     [sim: words=50 pause=0.05]     so many words, so long between them
     [sim: delay=3]                 nothing at all for so long, then the answer
     [sim: status=429 retry-after=2]  a status; retry-after also as `date` (an HTTP date) or `body` (JSON alone)
     [sim: answer=challenge]        instead of an answer: challenge, html, json-error, prose or empty; with status too
-    [sim: tries=0]                 the number after `trylimit`; `none` leaves it out
-    [sim: words=0 …] is the usual text; `answer=none tries=0` says no word and no tries left
+    [sim: tries=0]                 the number after `trylimit`; `none` leaves the end out
+    [sim: answer=none tries=0]     no word, and no tries left
     [sim: cut-after=3]             the connection is cut after so many words; `sized` announces a length before
     [sim: stall-after=3]           silence after so many words, until the client goes
     [sim: bytes=3000000 type=png]  an image of that size; type png, jpeg, webp, gif, avif, or text for no image
@@ -23,7 +25,7 @@ import base64
 import json
 import ssl
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -31,26 +33,22 @@ from typing import Any, Final, Self
 
 from aiohttp import web
 
-from worker.simulated import Directives, directives, image, page, words
+from worker.simulated import CUT, HOLD, Cut, Dialect, Directives, Hold, Part, directives, image, page, told
+
+__all__ = ["CUT", "HOLD", "Received", "Simulator", "serve", "start_simulator"]
 
 SAYS: Final = "x-simulator"
 NAME: Final = "aichats-worker"
+_OPENAI_IMAGES: Final = "/v1/images/generations"
+_ENDPOINTS: Final[dict[str, Dialect]] = {
+    "/chat/send2/": "aichats",
+    "/v1/chat/completions": "openai",
+    _OPENAI_IMAGES: "openai",
+}
 _HELLO: Final = (
-    "This is the local simulator of aichats-worker. It is not ai-chats.org.\nPOST /chat/send2/ as you would there.\n"
+    "This is the local simulator of aichats-worker. It is not ai-chats.org, and no model answers here.\n"
+    f"POST to one of {', '.join(_ENDPOINTS)}.\n"
 )
-
-
-class _Cut:
-    """In a script: the connection is cut here."""
-
-
-class _Hold:
-    """In a script: silence from here on, until the client goes."""
-
-
-CUT: Final = _Cut()
-HOLD: Final = _Hold()
-Part = bytes | float | _Cut | _Hold
 
 
 @dataclass
@@ -77,10 +75,13 @@ class Received:
 
     @property
     def content(self) -> str:
-        """The prompt of a `POST /chat/send2/`; empty where the body is none."""
+        """The prompt; empty where the body holds none."""
         try:
-            return str(json.loads(self.body)["messagesHistory"][-1]["content"])
-        except (ValueError, LookupError, TypeError):
+            asked = json.loads(self.body)
+            if "prompt" in asked:
+                return str(asked["prompt"])
+            return str((asked.get("messagesHistory") or asked["messages"])[-1]["content"])
+        except (ValueError, LookupError, TypeError, AttributeError):
             return ""
 
 
@@ -106,6 +107,7 @@ class Simulator:
         self.closed_early = 0
         self.url = ""
         self.port = 0
+        self._arrived = asyncio.Condition()
         self._scripts: deque[_Script] = deque()
         self._runner: web.AppRunner | None = None
 
@@ -135,6 +137,12 @@ class Simulator:
         """
         self._scripts.append(_Script(parts, status, headers or {}))
 
+    async def received(self, count: int) -> Received:
+        """Wait until `count` requests have come since the start, and return the last of those."""
+        async with self._arrived:
+            await self._arrived.wait_for(lambda: len(self.requests) >= count)
+        return self.requests[count - 1]
+
     async def close(self) -> None:
         """Stop, and close all connections."""
         if self._runner is not None:
@@ -156,6 +164,8 @@ class Simulator:
             request.transport.get_extra_info("peername") if request.transport else None,
         )
         self.requests.append(received)
+        async with self._arrived:
+            self._arrived.notify_all()
         try:
             return await self._answer(request, received)
         except (asyncio.CancelledError, ConnectionError):
@@ -169,20 +179,20 @@ class Simulator:
         if self._scripts:
             script = self._scripts.popleft()
             return await _send(request, script.parts, status=script.status, headers=script.headers)
-        if (request.method, request.path) == ("POST", "/chat/send2/"):
-            return await self._answer_chat(request, received)
         if request.path.startswith("/images/"):
             return await _send_image(request)
-        return web.Response(status=200 if request.path == "/" else 404, text=_HELLO, headers={SAYS: NAME})
+        if request.method != "POST" or request.path not in _ENDPOINTS:
+            return web.Response(status=200 if request.path == "/" else 404, text=_HELLO, headers={SAYS: NAME})
+        return await self._answer_post(request, received)
 
-    async def _answer_chat(self, request: web.Request, received: Received) -> web.StreamResponse:
+    async def _answer_post(self, request: web.Request, received: Received) -> web.StreamResponse:
         wanted = directives(received.content)
         await asyncio.sleep(wanted.delay)
         if wanted.status != 200 or wanted.answer not in ("", "none"):
             return await _send_refusal(request, wanted)
-        if _kind(received.body) == "image":
+        if b'"type":"image"' in received.body or request.path == _OPENAI_IMAGES:
             return web.json_response(self._located(wanted), headers={SAYS: NAME})
-        return await _send_text(request, wanted)
+        return await _send_text(request, wanted, _ENDPOINTS[request.path])
 
     def _located(self, wanted: Directives) -> dict[str, Any]:
         created = int(datetime.now(UTC).timestamp())
@@ -222,30 +232,12 @@ async def serve(port: int, host: str = "127.0.0.1", started: Callable[[Simulator
         await asyncio.Event().wait()
 
 
-def _kind(body: bytes) -> str:
-    try:
-        return str(json.loads(body)["type"])
-    except (ValueError, LookupError, TypeError):
-        return ""
-
-
-async def _send_text(request: web.Request, wanted: Directives) -> web.StreamResponse:
-    said = [] if wanted.answer == "none" else words(wanted.words)
-    lines = [f"data: {word}\n\n".encode() for word in said]
-    tail = b"" if wanted.tries == "none" else f"event: trylimit\ndata: {wanted.tries}\n\n".encode()
-    parts: list[Part] = []
-    for i, line in enumerate(lines):
-        parts += [wanted.pause] if i else []
-        parts += [*_fault(wanted.cut_after, wanted.stall_after, i), line]
-    parts += [*_fault(wanted.cut_after, wanted.stall_after, len(lines)), tail]
+async def _send_text(request: web.Request, wanted: Directives, dialect: Dialect) -> web.StreamResponse:
+    parts = told(wanted, dialect)
     headers = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
     if wanted.sized:
-        headers["Content-Length"] = str(sum(map(len, lines)) + len(tail))
-    return await _send(request, tuple(parts), headers=headers)
-
-
-def _fault(cut_after: int, stall_after: int, here: int) -> tuple[Part, ...]:
-    return ((CUT,) if cut_after == here else ()) + ((HOLD,) if stall_after == here else ())
+        headers["Content-Length"] = str(sum(len(part) for part in parts if isinstance(part, bytes)))
+    return await _send(request, parts, headers=headers)
 
 
 async def _send_refusal(request: web.Request, wanted: Directives) -> web.StreamResponse:
@@ -277,16 +269,16 @@ async def _send_image(request: web.Request) -> web.StreamResponse:
 
 
 async def _send(
-    request: web.Request, parts: tuple[Part, ...], *, status: int = 200, headers: dict[str, str]
+    request: web.Request, parts: Sequence[Part], *, status: int = 200, headers: dict[str, str]
 ) -> web.StreamResponse:
     response = web.StreamResponse(status=status, headers={SAYS: NAME, **headers})
     await response.prepare(request)
     for part in parts:
-        if isinstance(part, _Cut):
+        if isinstance(part, Cut):
             if request.transport is not None:
                 request.transport.abort()
             break
-        if isinstance(part, _Hold):
+        if isinstance(part, Hold):
             await asyncio.Event().wait()
         elif isinstance(part, bytes):
             await response.write(part)

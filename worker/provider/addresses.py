@@ -10,6 +10,13 @@ _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
 _LOCAL_NAMES: Final = ("localhost", "local", "internal", "localdomain", "home.arpa")
 
 
+class NotPublic(OSError):
+    """The address of a connection is not public.
+
+    An OSError, since aiohttp tries the next address after one, and breaks on anything else.
+    """
+
+
 def refused() -> BadResponse:
     """Return the error of an image at an address that is not allowed. It does not say which address that was."""
     return BadResponse(
@@ -62,11 +69,11 @@ def guarded_socket(addr_info: tuple[Any, ...]) -> socket.socket:
     (DNS rebinding) changes nothing.
 
     Raises:
-        BadResponse: The address is not public.
+        NotPublic: The address is not public.
     """
     family, kind, proto, _, address = addr_info
     if not is_public(address[0]):
-        raise refused()
+        raise NotPublic("not public")
     return socket.socket(family, kind, proto)
 
 

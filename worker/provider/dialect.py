@@ -13,22 +13,20 @@ The stream looks like server-sent events and is not quite:
 import codecs
 from typing import Final
 
-LINE_MAX_BYTES: Final = 1024 * 1024
-STRAY_MAX_BYTES: Final = 64 * 1024
+from worker.errors import QuotaExhausted
+from worker.provider import Finish
+from worker.provider.lines import STRAY_MAX_BYTES, Lines
+
 _BOM: Final = codecs.BOM_UTF8
 _TRYLIMIT: Final = b"trylimit"
 
 
-class LineTooLong(Exception):
-    """A line passed LINE_MAX_BYTES: this is not the dialect."""
-
-
-class Decoder:
-    """Decodes one answer.
+class AiChatsDecoder:
+    """Decodes one answer; streams.Decoder says what it is used for.
 
     Attributes:
         tries_left: The number after `trylimit`; None where there was none.
-        ended: The answer's end was read; what follows is not looked at.
+        ended: The answer's end was read, or too much that is no answer.
         stray: The lines that are not in the dialect, at most STRAY_MAX_BYTES of them: what came instead of an answer.
         broke_off: The last line that said anything was not in the dialect, so the answer did not end as it should.
     """
@@ -38,7 +36,7 @@ class Decoder:
         self.ended = False
         self.stray = bytearray()
         self.broke_off = False
-        self._tail = bytearray()  # the beginning of a line whose end has not arrived
+        self._lines = Lines()
         self._event = b""
         self._fresh = True
         # One character may be cut over two deltas; what is joined after decoding would hold two broken halves.
@@ -50,42 +48,35 @@ class Decoder:
         Raises:
             LineTooLong: A line passed the limit.
         """
-        lines = data.split(b"\n")
-        last = lines.pop()
-        if not lines:
-            self._hold(last)
-            return ""
-        if self._tail:
-            lines[0] = bytes(self._tail) + lines[0]
-            self._tail.clear()
-        self._hold(last)
-        return self._decode(lines)
+        return self._decode(self._lines.feed(data))
 
     def finish(self) -> str:
         """Complete the last line: the body ended as HTTP says it should. After a cut, do not call it.
 
         A half line at a cut could be half a delta, and is never text.
         """
-        line = bytes(self._tail)
-        self._tail.clear()
-        return self._decode([line], final=True)
+        return self._decode([self._lines.rest()], final=True)
 
-    def _hold(self, data: bytes) -> None:
-        self._tail += data
-        if len(self._tail) > LINE_MAX_BYTES:
-            raise LineTooLong
+    def end(self) -> Finish:
+        """Return the tries left."""
+        return Finish(tries_left=self.tries_left)
+
+    def nothing(self) -> QuotaExhausted | None:
+        """Return QuotaExhausted where no tries are left."""
+        if self.tries_left != 0:
+            return None
+        return QuotaExhausted("the provider says that no tries are left; change AICHATS_COOKIE, or try tomorrow")
 
     def _decode(self, lines: list[bytes], *, final: bool = False) -> str:
         deltas = [delta for line in lines if (delta := self._delta(line))]
-        return self._utf8.decode(b"".join(deltas).replace(b"\\n", b"\n"), final)
+        return self._utf8.decode(b"".join(deltas), final)
 
     def _delta(self, line: bytes) -> bytes:
+        if self.ended:
+            return b""
         if self._fresh:
             self._fresh = False
             line = line.removeprefix(_BOM)
-        line = line.removesuffix(b"\r")
-        if self.ended:
-            return b""
         if not line.startswith(b"data:") or self.stray[:1] == b"<":  # in a web page, nothing is an answer
             self._field(line)
             return b""
@@ -94,7 +85,8 @@ class Decoder:
         if self._event:
             self._data_of_event(value)
             return b""
-        return value
+        # Delta by delta: a backslash at the end of one and an n at the beginning of the next are no newline.
+        return value.replace(b"\\n", b"\n")
 
     def _field(self, line: bytes) -> None:
         if not line:
@@ -109,6 +101,7 @@ class Decoder:
         elif not (colon and name in (b"", b"id", b"retry")) and line.strip():
             self.broke_off = True
             self.stray += (line + b"\n")[: STRAY_MAX_BYTES - len(self.stray)]
+            self.ended = len(self.stray) == STRAY_MAX_BYTES
 
     def _data_of_event(self, value: bytes) -> None:
         event, self._event = self._event, b""

@@ -9,6 +9,7 @@ from aiohttp_socks import ProxyConnectionError, ProxyError, ProxyTimeoutError
 from python_socks import ProxyError as SocksError
 
 from worker.errors import BadResponse, ProviderUnavailable, WorkerError
+from worker.provider.addresses import NotPublic, refused
 
 # Around the library's calls alone, so that ValueError and RuntimeError there are its own: a URL that it cannot use, a
 # name that IDNA cannot encode, a session that was closed while it was being used.
@@ -22,10 +23,12 @@ UPSTREAM_ERRORS = (
     OSError,  # TimeoutError, gaierror, ssl.SSLError, ConnectionError and python_socks' own
     EOFError,  # asyncio.IncompleteReadError, which python_socks lets through
     ValueError,
+    LookupError,
     RuntimeError,
     AssertionError,
 )
 
+NAME_UNKNOWN = "the provider's name cannot be resolved; check the provider's URL and this machine's DNS"
 PROXY_UNREACHABLE = "the proxy cannot be reached; check AICHATS_PROXY, or the request's proxy"
 PROXY_REFUSED = "the proxy refused the connection; check AICHATS_PROXY, or the request's proxy"
 PROXY_CREDENTIALS = "the proxy demands other credentials; check AICHATS_PROXY, or the request's proxy"
@@ -36,11 +39,11 @@ _SENTENCES: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
     ((aiohttp.ClientHttpProxyError, SocksError, ProxyError), PROXY_REFUSED),
     (
         (aiohttp.ClientConnectorDNSError, gaierror, UnicodeError),
-        "the provider's name cannot be resolved; check AICHATS_URL and this machine's DNS",
+        NAME_UNKNOWN,
     ),
     (
         (aiohttp.ClientSSLError, aiohttp.ServerFingerprintMismatch, ssl.SSLError),
-        "the TLS handshake with the provider failed; check AICHATS_URL, its certificate and this machine's clock",
+        "the TLS handshake with the provider failed; check its URL, its certificate and this machine's clock",
     ),
     (
         (aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError, ConnectionResetError, BrokenPipeError, EOFError),
@@ -52,15 +55,15 @@ _SENTENCES: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
 
 def as_worker_error(error: BaseException) -> WorkerError:
     """Return the WorkerError for one of UPSTREAM_ERRORS. Its message holds nothing of the library's own."""
-    if isinstance(error, WorkerError):
-        return error
+    if isinstance(error.__cause__, NotPublic):
+        return refused()
     if isinstance(error, aiohttp.ClientHttpProxyError) and error.status == 407:
         return ProviderUnavailable(PROXY_CREDENTIALS)
     for kinds, sentence in _SENTENCES:
         if isinstance(error, kinds):
             return ProviderUnavailable(sentence)
     if isinstance(error, aiohttp.ClientResponseError | HttpProcessingError):
-        return BadResponse("the provider's answer is not HTTP; check AICHATS_URL")
+        return BadResponse("the provider's answer is not HTTP; check the provider's URL")
     if isinstance(error, aiohttp.ClientConnectionError | OSError):
-        return ProviderUnavailable("the provider cannot be reached; check AICHATS_URL, or try again later")
-    return ProviderUnavailable("the provider could not be called; check AICHATS_URL and the proxy's URL")
+        return ProviderUnavailable("the provider cannot be reached; check the provider's URL, or try again later")
+    return ProviderUnavailable("the provider could not be called; check the provider's URL and the proxy's URL")

@@ -3,8 +3,6 @@
 import asyncio
 import binascii
 import hashlib
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
@@ -18,6 +16,8 @@ from worker.provider.addresses import check_host
 from worker.provider.refusals import HEAD_MAX_BYTES, no_answer, refusal
 from worker.provider.upstream import Answer, Upstream
 
+IMAGE_MAX_BYTES: Final = 20 * 1024 * 1024
+IMAGE_MEMORY_MAX_BYTES: Final = 256 * 1024 * 1024
 REDIRECTS_MAX: Final = 5
 _DATA_URL_HEAD_MAX_CHARS: Final = 256
 
@@ -39,32 +39,6 @@ def mime_of(data: bytes) -> str:
     if data[4:8] == b"ftyp" and data[8:12] in (b"avif", b"avis"):
         return "image/avif"
     raise BadResponse("the provider sent something that is no png, jpeg, webp, gif or avif image; try again")
-
-
-class Budget:
-    """Bounds the memory of all images that are being fetched at once.
-
-    Args:
-        max_bytes: For all of them together; a single image may always be fetched.
-    """
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._held = 0
-        self._changed = asyncio.Condition()
-
-    @asynccontextmanager
-    async def hold(self, size: int) -> AsyncGenerator[None]:
-        """Wait until there is room for `size` bytes, and keep it."""
-        async with self._changed:
-            await self._changed.wait_for(lambda: not self._held or self._held + size <= self._max_bytes)
-            self._held += size
-        try:
-            yield
-        finally:
-            self._held -= size
-            async with self._changed:
-                self._changed.notify_all()
 
 
 class Images:
@@ -94,7 +68,14 @@ class Images:
         self._headers = {"User-Agent": user_agent, "Accept": "image/avif,image/webp,image/png,image/*;q=0.8"}
         self._max_bytes = max_bytes
         self._allow_private = allow_private
-        self._budget = Budget(memory_max_bytes)
+        self._room = asyncio.Semaphore(max(1, memory_max_bytes // max_bytes))
+
+    def room(self) -> asyncio.Semaphore:
+        """Wait, as a context manager, for room in memory for one image of the largest size, and keep it.
+
+        Held from before the provider is asked: an answer that waits for room would stall.
+        """
+        return self._room
 
     async def from_answer(self, answer: Answer, proxy: str | None) -> Picture:
         """Read the provider's JSON, which holds an image or says where it is, and get the image.
@@ -112,7 +93,8 @@ class Images:
         if len(body) > limit:
             raise self._too_large(f"more than {self._max_bytes}")
         data = await self._located(_source(answer, body), proxy)
-        return Picture(data, mime_of(data), hashlib.sha256(data).hexdigest())
+        digest = await asyncio.to_thread(hashlib.sha256, data)  # 20 MiB would hold up every other stream for 20 ms
+        return Picture(data, mime_of(data), digest.hexdigest())
 
     async def _located(self, source: str | bytes, proxy: str | None) -> bytes:
         if isinstance(source, bytes):
@@ -122,8 +104,7 @@ class Images:
             if head[:_DATA_URL_HEAD_MAX_CHARS].lower().endswith(";base64"):
                 return self._decoded(payload.encode("ascii", "replace"))
             return self._within(unquote_to_bytes(payload))
-        async with self._budget.hold(self._max_bytes):
-            return await self._fetch(source, proxy)
+        return await self._fetch(source, proxy)
 
     def _decoded(self, b64: bytes) -> bytes:
         if len(b64) * 3 // 4 > self._max_bytes + 2:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
-from worker.errors import BadResponse, Challenge, ProviderUnavailable, RateLimited, WorkerError
+from worker.errors import BadResponse, Challenge, ProviderUnavailable, QuotaExhausted, RateLimited, WorkerError
 from worker.provider.failures import PROXY_CREDENTIALS
 
 HEAD_MAX_BYTES: Final = 64 * 1024
@@ -21,7 +21,7 @@ _CHALLENGES: Final = (
 _CHALLENGE = "the provider asks for a captcha instead of answering; renew AICHATS_COOKIE and AICHATS_USER_AGENT"
 
 
-def refusal(status: int, headers: Mapping[str, str], head: bytes) -> WorkerError | None:
+def refusal(status: int, headers: Mapping[str, str], head: bytes) -> WorkerError | None:  # noqa: PLR0911 - a table
     """Return what an answer with another status than 200 means; None for 200, whose body has to say.
 
     Args:
@@ -31,15 +31,16 @@ def refusal(status: int, headers: Mapping[str, str], head: bytes) -> WorkerError
     """
     if status == 200:
         return None
+    wait = retry_after_ms(headers, head)
     if status == 429:
-        wait = retry_after_ms(headers, head)
+        if b'"insufficient_quota"' in head:
+            return QuotaExhausted("the provider says that its quota is used up; check the plan of its account")
         return RateLimited("the provider limits how often it is asked; try again later", retry_after_ms=wait)
     if is_challenge(headers, head):
         return Challenge(_CHALLENGE)
     if status == 407:
         return ProviderUnavailable(PROXY_CREDENTIALS)
     if status >= 500:
-        wait = retry_after_ms(headers, head)
         return ProviderUnavailable(f"the provider failed with status {status}; try again later", retry_after_ms=wait)
     return BadResponse(f"the provider refused the request with status {status}; check its URL and credentials")
 

@@ -10,7 +10,9 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp_socks import ProxyConnector, ProxyType
 from python_socks.async_.asyncio.v2 import Proxy
 
+from worker.errors import ProviderUnavailable
 from worker.provider.addresses import public_address
+from worker.provider.failures import NAME_UNKNOWN
 
 SOCKS_PORT = 1080
 
@@ -77,6 +79,10 @@ class SocksConnector(ProxyConnector):
         return transport, protocol
 
     async def _resolved(self, host: str, port: int) -> str:
-        infos = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        try:
+            infos = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except socket.gaierror:
+            # aiohttp would make an OSError like any other of it.
+            raise ProviderUnavailable(NAME_UNKNOWN) from None
         addresses = [str(info[4][0]) for info in infos]
         return public_address(addresses) if self._guarded else addresses[0]

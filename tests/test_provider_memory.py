@@ -1,0 +1,31 @@
+import asyncio
+import subprocess
+import sys
+
+from worker.simulator import Simulator
+
+IMAGE_BYTES = 10 * 1024 * 1024
+CHILD = """
+import asyncio, resource, sys
+from schemas.requests import Message
+from worker.provider import Question
+from worker.provider.aichats import AiChats
+
+async def main():
+    provider = AiChats(url=sys.argv[1])
+    question = Question((Message(role="user", content=f"[sim: bytes={sys.argv[2]}]"),), "default", float("inf"))
+    pictures = await asyncio.gather(*[provider.image(question) for _ in range(20)])
+    await provider.close()
+    print(sum(len(picture.data) for picture in pictures), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+
+asyncio.run(main())
+"""
+
+
+async def test_twenty_images_of_ten_mebibytes_at_once_stay_under_500_mebibytes(simulator: Simulator) -> None:
+    command = [sys.executable, "-c", CHILD, simulator.url, str(IMAGE_BYTES)]
+    child = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
+    output, _ = await child.communicate()
+    received, peak_kib = map(int, output.split())
+    assert received == 20 * IMAGE_BYTES
+    assert peak_kib < 500 * 1024

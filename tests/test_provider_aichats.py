@@ -5,9 +5,9 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
 import pytest
-from asking import ask
 
 from schemas.requests import Message
+from tests.asking import ask
 from worker.errors import InvalidRequest, ModelNotFound
 from worker.provider import Finish, Question
 from worker.provider.aichats import AiChats

@@ -4,8 +4,8 @@ from contextlib import aclosing
 from typing import Any
 
 import pytest
-from asking import ask, collect, make
 
+from tests.asking import ask, collect, make
 from worker.errors import (
     BadResponse,
     Challenge,

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import trustme
-from asking import ask, collect, make
 
+from tests.asking import ask, collect, make
 from worker.errors import (
     BadResponse,
     Challenge,

@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 import pytest
-from asking import ask, make
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.asking import ask, make
 from worker.errors import WorkerError
 from worker.provider import Finish, Picture, Provider
 from worker.provider.dialect import AiChatsDecoder

@@ -4,8 +4,8 @@ import socket
 from collections.abc import AsyncIterator
 
 import pytest
-from asking import ask, make
 
+from tests.asking import ask, make
 from worker.errors import (
     BadResponse,
     DeadlineExceeded,

@@ -6,9 +6,9 @@ from contextlib import AsyncExitStack
 
 import pytest
 import trustme
-from asking import ask, collect, make
-from proxies import Proxy, running
 
+from tests.asking import ask, collect, make
+from tests.proxies import Proxy, running
 from worker.errors import BadResponse, DeadlineExceeded, ProviderUnavailable, WorkerError
 from worker.provider.upstream import SESSIONS_MAX, Timeouts
 from worker.simulator import Simulator, start_simulator

@@ -71,7 +71,8 @@ async def _nats(settings: Settings) -> list[Finding]:
         started = time.perf_counter()
         await nc.flush()
         milliseconds = (time.perf_counter() - started) * 1000
-        version = nc.connected_server_version
+        release = nc.connected_server_version
+        version = f"{release.major}.{release.minor}.{release.patch}"
         says = f"{where} answers in {milliseconds:.1f} ms: nats-server {version}, max_payload {nc.max_payload} bytes"
         return [Finding("nats", True, says), await _jetstream(nc, settings), await _workers(nc)]
     finally:

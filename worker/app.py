@@ -8,18 +8,25 @@ from typing import Any
 
 import structlog
 from faststream.nats import NatsBroker
+from nats.aio.client import Client
 from nats.errors import Error as NatsError
+from nats.js import JetStreamContext
 
 from schemas.subjects import Subjects
 from worker.call import Limits
+from worker.cancel import Cancels
 from worker.connection import CONNECT_TIMEOUT_SECONDS, security
 from worker.discovery import Discovery
+from worker.ending import Abandonments
 from worker.executor import Executor
 from worker.handlers import Core
+from worker.jobs import Jobs, Retries
 from worker.provider import Provider
 from worker.provider.opening import open_provider
 from worker.reply import Replies
+from worker.resume import Resumes
 from worker.settings import Settings
+from worker.streams import Provisioner, ProvisionRefused
 from worker.subscriptions import leave, settle
 from worker.telemetry import Telemetry, faststream_metrics
 from worker.web import Web
@@ -31,6 +38,8 @@ FLUSH_TIMEOUT_SECONDS = 5.0  # nats-py has none by default: a frozen server woul
 PING_INTERVAL_SECONDS = 10  # with two unanswered pings, a frozen server is left after 30 s
 PENDING_MAX_BYTES = 16 * 1024 * 1024  # nats-py's 2 MiB hold two parts of an image while it reconnects
 CLOSE_TIMEOUT_SECONDS = 5.0
+JETSTREAM_TIMEOUT_SECONDS = 5.0
+JETSTREAM_RETRY_SECONDS = 5.0
 
 
 class App:
@@ -63,6 +72,9 @@ class App:
         core = Core(self.executor, self.telemetry, strict_tenant_inbox=settings.worker_strict_tenant_inbox)
         self.core_subscribers = core.subscribe(self.broker, self.subjects)
         self.web = Web(self.broker, self.telemetry.registry, live=self._live, ready=self._ready)
+        self.jobs: Jobs | None = None
+        self._resumes: Resumes | None = None
+        self._starting_jobs: asyncio.Task[None] | None = None
         self._subscribed = False
         self._draining = False
 
@@ -79,15 +91,78 @@ class App:
             max_payload=nc.max_payload,
         )
         await discovery.start(nc)
+        max_deliver = self.settings.worker_max_deliver if self.settings.worker_jobs else 0
+        await Cancels(nc, self.executor, self.subjects, max_deliver=max_deliver).start()
         await self.broker.start()
         await settle(nc)  # broker.start() returns before the server has the subscriptions
         self._subscribed = True
+        if self.settings.worker_jobs:
+            self._starting_jobs = asyncio.create_task(self._start_jobs(nc), name="start-jobs")
         log.info("ready", instance=discovery.id, prefix=self.subjects.prefix, max_payload=nc.max_payload)
+
+    async def _start_jobs(self, nc: Client) -> None:
+        """Serve jobs as soon as JetStream lets us; core requests are served meanwhile."""
+        js = nc.jetstream(timeout=JETSTREAM_TIMEOUT_SECONDS)
+        while self.jobs is None:
+            try:
+                await self._provision(js)
+                self.jobs = await self._open_jobs(nc, js)
+            except ProvisionRefused as error:
+                log.error("jobs are not served: their streams differ from what is wanted", changes=str(error))  # noqa: TRY400 - the changes say it all
+                return
+            except (NatsError, TimeoutError) as error:
+                reason = str(error) or type(error).__name__
+                log.warning("jobs are not served yet: turn JetStream on, or set WORKER_JOBS=off", error=reason)
+                await asyncio.sleep(JETSTREAM_RETRY_SECONDS)
+        log.info("jobs are served")
+
+    async def _open_jobs(self, nc: Client, js: JetStreamContext) -> Jobs:
+        settings = self.settings
+        retries = Retries(
+            settings.worker_max_deliver, settings.worker_retry_base_seconds, settings.worker_retry_max_seconds
+        )
+        jobs = Jobs(
+            nc,
+            js,
+            executor=self.executor,
+            subjects=self.subjects,
+            telemetry=self.telemetry,
+            retries=retries,
+            ack_wait_seconds=settings.worker_ack_wait_seconds,
+            strict_tenant_inbox=settings.worker_strict_tenant_inbox,
+        )
+        self._resumes = Resumes(
+            nc,
+            js,
+            self.replies,
+            self.subjects,
+            strict_tenant_inbox=settings.worker_strict_tenant_inbox,
+        )
+        await self._resumes.start()
+        await Abandonments(nc, js, jobs.letters, self.subjects).start()
+        await jobs.subscribe(self.broker, settings.nats_inbox_prefix)
+        return jobs
+
+    async def _provision(self, js: JetStreamContext) -> None:
+        settings = self.settings
+        provisioner = Provisioner(
+            js,
+            self.subjects,
+            ack_wait_seconds=settings.worker_ack_wait_seconds,
+            max_deliver=settings.worker_max_deliver,
+        )
+        if settings.worker_jobs_provision:
+            for change in await provisioner.apply():
+                log.info("provisioned", change=str(change))
 
     async def drain(self) -> int:
         """Leave the queue group first, then finish what runs, then close. Returns how many were cut off."""
         self._draining = True
         nc = self.broker.connection if self._subscribed else None
+        if self._starting_jobs is not None:
+            self._starting_jobs.cancel()
+        if self.jobs is not None:
+            await self.jobs.leave()
         if nc is not None:
             for subscriber in self.core_subscribers:
                 try:
@@ -100,6 +175,8 @@ class App:
 
     async def close(self) -> None:
         """Close every connection, flushing what was published."""
+        if self._resumes is not None:
+            await self._resumes.stop()
         await self.replies.stop()
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):

@@ -1,7 +1,7 @@
 """One request as it came over NATS, and what it asks for: pure, no I/O."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Final, cast
 
 import orjson
@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from schemas.requests import ImageRequest, TextRequest
-from schemas.subjects import MSG_ID, Kind, Mode, is_token
+from schemas.subjects import MSG_ID, REPLY_TO, Kind, Mode, is_token
 from worker.errors import Forbidden, InvalidRequest, ModelNotFound, TooLarge, WorkerError
 from worker.settings import check_proxy
 
@@ -63,6 +63,10 @@ class Call:
     attempt: int = 1
     problem: str | None = None
 
+    def of_attempt(self, attempt: int) -> "Call":
+        """Return the same call as another attempt."""
+        return replace(self, attempt=attempt)
+
 
 def core_call(message: Msg, mode: Mode, kind: Kind) -> Call:
     """Read a `req` or an `ask`: its tenant is the last token of the subject, its id the `Nats-Msg-Id` header."""
@@ -79,6 +83,29 @@ def core_call(message: Msg, mode: Mode, kind: Kind) -> Call:
         body=message.data,
         headers=headers,
         problem=problem,
+    )
+
+
+def job_call(message: Msg, kind: Kind, out_subject: Callable[[str, str], str]) -> Call:
+    """Read a job: tenant and id are the last two tokens of its subject, the reply subject is a header.
+
+    Args:
+        message: As JetStream delivered it.
+        kind: `text` or `image`.
+        out_subject: Makes the subject for the events of a job that names no `reply_to`, of tenant and id.
+    """
+    tenant, request_id = message.subject.split(".")[-2:]
+    headers = message.headers or {}
+    return Call(
+        mode="job",
+        kind=kind,
+        tenant=tenant,
+        id=request_id,
+        reply_to=headers.get(REPLY_TO) or out_subject(tenant, request_id),
+        body=message.data,
+        headers=headers,
+        attempt=message.metadata.num_delivered,
+        problem=_token_problem(tenant, request_id),
     )
 
 

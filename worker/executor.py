@@ -2,12 +2,13 @@
 
 import asyncio
 import time
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import aclosing, contextmanager
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from typing import Protocol
 
 import structlog
+from nats.js import JetStreamContext
 
 from schemas.subjects import Kind
 from worker.call import Call, Limits, read_request
@@ -42,8 +43,19 @@ class Delivery(Protocol):
         """What is asked."""
 
     @property
+    def js(self) -> JetStreamContext | None:
+        """Where the events are stored, if they are."""
+
+    @property
+    def guard(self) -> Callable[[], None] | None:
+        """Called before each message that is published for the call; raises where none may be any more."""
+
+    @property
     def queued_seconds(self) -> float:
         """How long it waited before it came here."""
+
+    def held(self, stop: Callable[[Abandoned], object]) -> AbstractAsyncContextManager[None]:
+        """Hold what the call needs while it is here, a job's lease; `stop` says that it is lost."""
 
     async def settle(self, reply: Reply, outcome: Outcome) -> None:
         """Bring the request to its one end. Called once."""
@@ -85,6 +97,76 @@ class Run:
         return self._cause
 
 
+class Slots:
+    """How many requests of a kind run at once.
+
+    Core requests never wait here. A job may: the slot that was free when it was fetched can be taken when it arrives.
+    It then gets the next one, before any core request.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._held = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._room = asyncio.Event()
+        self._room.set()
+
+    @property
+    def free(self) -> int:
+        """How many may start at once; not above 0 while somebody waits."""
+        return self.count - self._held - len(self._waiting)
+
+    async def room(self, timeout_seconds: float) -> bool:
+        """Wait until one is free. False where none was within `timeout_seconds`."""
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await self._room.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    @asynccontextmanager
+    async def taken(self) -> AsyncIterator[None]:
+        """Hold one, waiting for it where none is free."""
+        if self.free > 0:
+            self._held += 1
+        else:
+            await self._handed_over()
+        self._changed()
+        try:
+            yield
+        finally:
+            self._release()
+
+    async def _handed_over(self) -> None:
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._release()  # it came in the same moment: pass it on
+            else:
+                self._waiting.remove(turn)
+                self._changed()
+            raise
+
+    def _release(self) -> None:
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)  # handed over as it is: nobody else can take it in between
+                return
+        self._held -= 1
+        self._changed()
+
+    def _changed(self) -> None:
+        if self.free > 0:
+            self._room.set()
+        else:
+            self._room.clear()
+
+
 class Executor:
     """Takes every delivery, of core and of JetStream alike, to exactly one end.
 
@@ -102,9 +184,8 @@ class Executor:
         self._provider = provider
         self._replies = replies
         self._limits = limits
-        self._slots = slots
+        self._slots: dict[Kind, Slots] = {kind: Slots(count) for kind, count in slots.items()}
         self._telemetry = telemetry
-        self._taken: Counter[Kind] = Counter()
         self._runs: dict[tuple[str, str], Run] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -114,9 +195,9 @@ class Executor:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def free(self, kind: Kind) -> int:
-        """How many more requests of a kind may start."""
-        return self._slots[kind] - self._taken[kind]
+    async def room(self, kind: Kind, timeout_seconds: float) -> bool:
+        """Wait until a slot of a kind is free. False where none was within `timeout_seconds`."""
+        return await self._slots[kind].room(timeout_seconds)
 
     def cancel(self, tenant: str, request_id: str) -> bool:
         """Stop a running request for its requester. False where none runs under that tenant and id."""
@@ -138,20 +219,22 @@ class Executor:
         run = Run(delivery)
         with (
             self._telemetry.request(delivery.call) as record,
-            self._replies.opened(delivery.call, on_gone=lambda: run.stop(RequesterGone())) as reply,
+            self._replies.opened(
+                delivery.call, on_gone=lambda: run.stop(RequesterGone()), js=delivery.js, guard=delivery.guard
+            ) as reply,
         ):
-            outcome = await self._outcome(run, reply)
-            record.outcome = outcome
-            try:
-                await delivery.settle(reply, outcome)
-            except Exception:  # the last frame of a request: there is nobody left to tell
-                record.outcome = Internal("the end could not be published")
-                log.exception("end not published", id=delivery.call.id)
+            async with delivery.held(run.stop):
+                record.outcome = outcome = await self._outcome(run, reply)
+                try:
+                    await delivery.settle(reply, outcome)
+                except Exception:  # the last frame of a request: there is nobody left to tell
+                    record.outcome = Internal("the end could not be published")
+                    log.exception("end not published", id=delivery.call.id)
 
     async def _outcome(self, run: Run, reply: Reply) -> Outcome:
         """The one place that turns whatever happens to a request into its outcome."""
         try:
-            with self._slot(run):
+            async with self._slot(run):
                 outcome: Outcome = await self._answer(run, reply)
         except (WorkerError, Abandoned) as end:
             outcome = end
@@ -162,21 +245,20 @@ class Executor:
             outcome = Internal("a defect of the worker's; its operator finds the cause in the log under this id")
         return run.end() or outcome
 
-    @contextmanager
-    def _slot(self, run: Run) -> Iterator[None]:
-        """Hold a slot of the call's kind and the call's id. Freed before the end is published: the next may come."""
+    @asynccontextmanager
+    async def _slot(self, run: Run) -> AsyncIterator[None]:
+        """Hold the call's id and a slot of its kind. Both are free before the end is published: the next may come."""
         call = run.delivery.call
-        key = (call.tenant, call.id)
-        if self.free(call.kind) <= 0:
-            raise Overloaded(f"all {self._slots[call.kind]} {call.kind} slots of this worker are taken; try again")
+        key, slots = (call.tenant, call.id), self._slots[call.kind]
         if key in self._runs:
             raise Duplicate("a request with this tenant and id is running; wait for its end or use another id")
-        self._taken[call.kind] += 1
+        if call.mode != "job" and slots.free <= 0:
+            raise Overloaded(f"all {slots.count} {call.kind} slots of this worker are taken; try again")
         self._runs[key] = run
         try:
-            yield
+            async with slots.taken():
+                yield
         finally:
-            self._taken[call.kind] -= 1
             del self._runs[key]
 
     async def _answer(self, run: Run, reply: Reply) -> Completed:

@@ -1,5 +1,7 @@
 """The subscribers: what the worker takes from NATS, a line or two each."""
 
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Literal
 
 from faststream.nats import NatsBroker, NatsMessage
@@ -21,9 +23,15 @@ class CoreDelivery:
     """A `req` or an `ask`: whatever its outcome, the requester is told at once, and it is never run again."""
 
     queued_seconds = 0.0  # core NATS stores nothing and stamps nothing
+    js = None
+    guard = None
 
     def __init__(self, call: Call) -> None:
         self.call = call
+
+    def held(self, _stop: Callable[[Abandoned], object]) -> AbstractAsyncContextManager[None]:
+        """Nothing is held: nobody else can have it."""
+        return nullcontext()
 
     async def settle(self, reply: Reply, outcome: Outcome) -> None:
         """Publish the end."""

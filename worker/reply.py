@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
+from nats.js import JetStreamContext
 
 from schemas.subjects import SERVICE_ERROR, SERVICE_ERROR_CODE
 from worker.call import Call
@@ -27,6 +28,7 @@ ERROR_MESSAGE_MAX_CHARS = 1000
 # What the envelope of an image part may grow to beyond its base64: numbers, id, mime type, hash.
 IMAGE_ENVELOPE_BYTES = 1024
 TICKS_PER_KEEPALIVE = 8
+STORED_TIMEOUT_SECONDS = 5.0
 NO_RESPONDERS = "503"
 
 
@@ -58,21 +60,36 @@ class Reply:
         call: What is answered. An `ask` collects its answer and gets one event.
         keepalive_seconds: Silence after which a status is due.
         probe: The worker's own inbox for the server's word that nobody listens; empty for none.
+        js: Where a stream keeps the events: the end then waits until it is stored.
+        guard: Called before each message; raises where nothing may be published any more.
+        first_seq: The number of the first event, above 0 where another worker published the ones before it.
     """
 
     __slots__ = (
-        "_ask", "_call", "_ended", "_first", "_images", "_keepalive", "_last", "_last_probe", "_nc", "_probe", "_seq",
-        "_tail", "_texts",
+        "_ask", "_call", "_ended", "_first", "_guard", "_images", "_js", "_keepalive", "_last", "_last_probe", "_nc",
+        "_probe", "_seq", "_tail", "_texts",
     )  # fmt: skip
 
-    def __init__(self, nc: Client, call: Call, *, keepalive_seconds: float, probe: str = "") -> None:
+    def __init__(
+        self,
+        nc: Client,
+        call: Call,
+        *,
+        keepalive_seconds: float,
+        probe: str = "",
+        js: JetStreamContext | None = None,
+        guard: Callable[[], None] | None = None,
+        first_seq: int = 0,
+    ) -> None:
         self._nc = nc
+        self._js = js
+        self._guard = guard
         self._call = call
         self._ask = call.mode == "ask"
         self._keepalive = keepalive_seconds
         self._probe = probe
         self._tail = f',"id":"{call.id}","attempt":{call.attempt},"seq":'.encode()
-        self._seq = 0
+        self._seq = first_seq
         self._ended = False
         self._texts: list[str] = []
         self._images: list[Picture] = []
@@ -189,14 +206,16 @@ class Reply:
         if self._ended:
             return
         self._ended = True  # before the first wait: a status must not slip in between the two
-        await self._send(payload, headers)
-        await self._send(b"", None)
+        await self._send(payload, headers, last=True)
+        await self._send(b"", None, last=True)
 
     async def _publish(self, payload: bytes) -> None:
         if not self._ended:
             await self._send(payload, None)
 
-    async def _send(self, payload: bytes, headers: dict[str, str] | None) -> None:
+    async def _send(self, payload: bytes, headers: dict[str, str] | None, *, last: bool = False) -> None:
+        if self._guard is not None:
+            self._guard()
         now = time.monotonic()
         probe = ""
         if self._probe and now - self._last_probe >= self._keepalive / 2:
@@ -205,12 +224,27 @@ class Reply:
         self._last = now
         # nats-py refuses or buffers a message before it first waits. So the count is taken here, without a wait since
         # the payload was made, and given back where the message was refused: the order of events is the order of seq.
-        self._seq += 1
+        counted = 1 if self._call.attempt else 0  # attempt 0 is outside the order: events about a job, not of it
+        self._seq += counted
         try:
-            await self._nc.publish(self._call.reply_to, payload, reply=probe, headers=headers)
+            if last and self._js is not None:
+                await self._js.publish(self._call.reply_to, payload, timeout=STORED_TIMEOUT_SECONDS, headers=headers)
+            else:
+                await self._nc.publish(self._call.reply_to, payload, reply=probe, headers=headers)
         except NatsError as error:
-            self._seq -= 1
+            self._seq -= counted
             raise Internal("the broker does not take the answer; try again later") from error
+
+    async def forward(self, payload: bytes, headers: dict[str, str] | None) -> None:
+        """Publish an event that another reply made, as it is."""
+        if not self._ended:
+            await self._send(payload, headers)
+
+    async def forward_end(self) -> None:
+        """Publish the sentinel behind events that were forwarded."""
+        if not self._ended:
+            self._ended = True
+            await self._send(b"", None)
 
     async def keep_alive(self, now: float) -> None:
         """Publish a status if one is due. Never for an `ask`, which gets one event."""
@@ -262,18 +296,27 @@ class Replies:
                 await self._ticker
 
     @contextlib.contextmanager
-    def opened(self, call: Call, *, on_gone: Callable[[], object]) -> Any:
+    def opened(
+        self,
+        call: Call,
+        *,
+        on_gone: Callable[[], object],
+        js: JetStreamContext | None = None,
+        guard: Callable[[], None] | None = None,
+    ) -> Iterator[Reply]:
         """Yield the reply to a call; it is kept alive until the block ends.
 
         Args:
             call: What is answered.
+            js: As Reply's.
+            guard: As Reply's.
             on_gone: Called once the server says that nobody listens on the reply subject (`req` alone).
         """
         assert self._nc is not None, "start() comes first"  # noqa: S101
         self._count += 1
         token = str(self._count)
         probe = f"{self._inbox}.{token}" if call.mode == "req" else ""
-        reply = Reply(self._nc, call, keepalive_seconds=self._keepalive, probe=probe)
+        reply = Reply(self._nc, call, keepalive_seconds=self._keepalive, probe=probe, js=js, guard=guard)
         self._open[token] = (reply, on_gone)
         try:
             yield reply

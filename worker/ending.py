@@ -1,0 +1,135 @@
+"""Ends for jobs that nobody runs: cancelled in the queue, or left behind by a worker that died on the last delivery."""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+import structlog
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.js import JetStreamContext
+from nats.js.api import RawStreamMsg
+from nats.js.errors import NotFoundError
+from pydantic import ValidationError
+
+from schemas.events import Done, Error, parse_event
+from schemas.subjects import JOBS_STREAM, KINDS, OUT_STREAM, QUEUE, REPLY_TO, Kind, Subjects, is_reply_subject
+from worker.call import Call
+from worker.deadletters import DeadLetters
+from worker.errors import Internal, WorkerError
+from worker.reply import Reply
+from worker.streams import consumer_name
+
+log = structlog.get_logger(__name__)
+
+NO_KEEPALIVE: Final = float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """Where a job's stored events stand.
+
+    Attributes:
+        attempt: Of the last event; 0 where none is stored.
+        next_seq: What the next event of that attempt has.
+        final: The last event is a final one, so that only the sentinel may be missing.
+        ended: The sentinel is stored.
+    """
+
+    attempt: int = 0
+    next_seq: int = 0
+    final: bool = False
+    ended: bool = False
+
+
+async def last_point(js: JetStreamContext, subject: str) -> Point:
+    """Return where the stored events of a job stand."""
+    try:
+        message = await js.get_msg(OUT_STREAM, subject=subject, direct=True)
+    except NotFoundError:
+        return Point()
+    if not message.data:
+        return Point(ended=True)
+    try:
+        event = parse_event(message.data)
+    except ValidationError:
+        return Point()
+    return Point(event.attempt, event.seq + 1, isinstance(event, Done | Error))
+
+
+async def publish_end(nc: Client, js: JetStreamContext, call: Call, error: WorkerError, *, out_subject: str) -> bool:
+    """Publish a job's end in place of the worker that should have. False where it had its end.
+
+    Args:
+        nc: The connection.
+        js: JetStream on it.
+        call: The job; its `attempt` is the number of the last one.
+        error: What the end says.
+        out_subject: Where its events are stored, if it named no `reply_to`.
+    """
+    stored = call.reply_to == out_subject
+    if not stored and not is_reply_subject(call.reply_to):
+        return True
+    point = await last_point(js, out_subject) if stored else Point()
+    if point.ended:
+        return False
+    if point.final:
+        await js.publish(out_subject, b"")
+        return False
+    call = call.of_attempt(max(call.attempt, point.attempt))
+    first_seq = point.next_seq if point.attempt == call.attempt else 0
+    reply = Reply(nc, call, keepalive_seconds=NO_KEEPALIVE, js=js if stored else None, first_seq=first_seq)
+    await reply.fail(error)
+    return True
+
+
+class Abandonments:
+    """Ends the jobs whose worker died on the last delivery: the server leaves them in the stream, and only tells.
+
+    Args:
+        nc: The connection.
+        js: JetStream on it.
+        letters: Where they are kept.
+        subjects: Below the worker's prefix.
+    """
+
+    def __init__(self, nc: Client, js: JetStreamContext, letters: DeadLetters, subjects: Subjects) -> None:
+        self._nc = nc
+        self._js = js
+        self._letters = letters
+        self._subjects = subjects
+
+    async def start(self) -> None:
+        """Listen to the server's advisories, one worker for each."""
+        for kind in KINDS:
+            subject = f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{JOBS_STREAM}.{consumer_name(kind)}"
+            await self._nc.subscribe(subject, queue=QUEUE, cb=self._told)
+
+    async def _told(self, message: Msg) -> None:
+        try:
+            advisory: dict[str, Any] = orjson.loads(message.data)
+            await self._end(int(advisory["stream_seq"]), int(advisory["deliveries"]))
+        except Exception:  # the next advisory must be heard all the same
+            log.exception("a job that was given up could not be ended")
+
+    async def _end(self, stream_seq: int, deliveries: int) -> None:
+        try:
+            message = await self._js.get_msg(JOBS_STREAM, seq=stream_seq)
+        except NotFoundError:
+            return  # its worker lived long enough to remove it
+        call = queued_call(message, self._subjects, attempt=deliveries)
+        error = Internal(f"the worker ended in the middle of the last of {deliveries} attempts; submit the job again")
+        out_subject = self._subjects.out(call.tenant, call.id)
+        if await publish_end(self._nc, self._js, call, error, out_subject=out_subject):
+            await self._letters.write(call, stream_seq=stream_seq, code=error.code, reason=error.message)
+        await self._js.delete_msg(JOBS_STREAM, stream_seq)
+        log.warning("job ended for a worker that died", id=call.id, attempts=deliveries)
+
+
+def queued_call(message: RawStreamMsg, subjects: Subjects, *, attempt: int) -> Call:
+    """Read a job as it lies in the stream."""
+    kind: Kind = "image" if str(message.subject).split(".")[-3] == "image" else "text"
+    headers = message.headers or {}
+    tenant, request_id = str(message.subject).split(".")[-2:]
+    reply_to = headers.get(REPLY_TO) or subjects.out(tenant, request_id)
+    return Call("job", kind, tenant, request_id, reply_to, message.data or b"", headers, attempt)

@@ -1,0 +1,233 @@
+"""The durable side: jobs from JetStream, and how each of their outcomes ends."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from typing import Final
+
+import structlog
+from faststream import AckPolicy
+from faststream.nats import JStream, NatsBroker, NatsMessage, PullSub
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.js import JetStreamContext
+
+from schemas.subjects import JOBS_STREAM, KINDS, Kind, Subjects, is_reply_subject
+from worker.call import MODELS, Call, job_call
+from worker.deadletters import DeadLetters
+from worker.errors import (
+    Abandoned,
+    Cancelled,
+    DeadlineExceeded,
+    InvalidRequest,
+    LeaseLost,
+    ShuttingDown,
+    WorkerError,
+)
+from worker.executor import Executor, Outcome
+from worker.lease import Lease
+from worker.reply import Reply
+from worker.streams import consumer_name
+from worker.subscriptions import SlottedFetch, limit_fetching
+from worker.telemetry import Telemetry
+
+log = structlog.get_logger(__name__)
+
+FETCH_TIMEOUT_SECONDS: Final = 2.0  # shorter ones leave orphaned requests at the server
+ACK_TIMEOUT_SECONDS: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Retries:
+    """How often and when a job is tried again: exponential back-off with full jitter, in seconds."""
+
+    max_deliver: int
+    base_seconds: float
+    max_seconds: float
+
+    def delay(self, attempt: int, error: WorkerError) -> float:
+        """Return the wait before the attempt after this one: what the provider asked for, else a random one."""
+        if error.retry_after_ms is not None:
+            return error.retry_after_ms / 1000
+        bound = min(self.max_seconds, self.base_seconds * 2.0 ** (attempt - 1))
+        return random.uniform(0, bound)  # noqa: S311 - it spreads load, it hides nothing
+
+
+class JobDelivery:
+    """A job at work, and what each outcome means for it.
+
+    - done: the end is published, then the job is acknowledged, confirmed;
+    - a retryable error: no end; the job comes again after a delay, as a higher attempt;
+    - the last delivery, or an error that no retry mends: the end is published, a dead letter kept, the job removed;
+    - cancelled: the end is published and the job removed, without a dead letter;
+    - shutting down: no end; the job is given back at once;
+    - the lease is lost: nothing at all.
+    """
+
+    def __init__(
+        self, message: Msg, call: Call, lease: Lease, *, nc: Client, js: JetStreamContext, letters: DeadLetters,
+        retries: Retries, stored: bool,
+    ) -> None:  # fmt: skip
+        self.call = call
+        self.guard = lease.check
+        self.js = js if stored else None
+        self.queued_seconds = max(0.0, (datetime.now(UTC) - message.metadata.timestamp).total_seconds())
+        self._message = message
+        self._lease = lease
+        self._nc = nc
+        self._letters = letters
+        self._retries = retries
+
+    @asynccontextmanager
+    async def held(self, stop: Callable[[Abandoned], object]) -> AsyncIterator[None]:
+        """Keep the lease."""
+        async with self._lease.kept(self._nc, stop):
+            yield
+
+    async def settle(self, reply: Reply, outcome: Outcome) -> None:
+        """Bring the job to its one end, or give it back."""
+        try:
+            self._lease.check()
+            await self._settle(reply, outcome)
+        except LeaseLost:
+            reply.abandon()
+
+    async def _settle(self, reply: Reply, outcome: Outcome) -> None:
+        if isinstance(outcome, Abandoned):
+            reply.abandon()
+        elif isinstance(outcome, ShuttingDown):
+            reply.abandon()
+            await self._message.nak()
+        elif isinstance(outcome, WorkerError) and self._comes_again(outcome):
+            reply.abandon()
+            await self._message.nak(delay=self._retries.delay(self.call.attempt, outcome))
+        elif isinstance(outcome, WorkerError):
+            await reply.fail(outcome)
+            await self._give_up(outcome)
+        else:
+            await reply.done(outcome)
+            await self._message.ack_sync(timeout=ACK_TIMEOUT_SECONDS)
+
+    def _comes_again(self, error: WorkerError) -> bool:
+        over = isinstance(error, DeadlineExceeded) and error.phase in ("queue", "total")
+        return error.retryable and not over and self.call.attempt < self._retries.max_deliver
+
+    async def _give_up(self, error: WorkerError) -> None:
+        # The letter first: a worker that dies in between leaves a job that is delivered again, not one that is lost.
+        if not isinstance(error, Cancelled):
+            seq = self._message.metadata.sequence.stream
+            await self._letters.write(self.call, stream_seq=seq, code=error.code, reason=error.message)
+        await terminate(self._nc, self._message, error.message)
+
+
+async def terminate(nc: Client, message: Msg, reason: str) -> None:
+    """Take a job out of the queue, confirmed. nats-py's term() takes no reason, which the server's advisory shows."""
+    line = "".join(char if " " <= char <= "~" else "?" for char in reason)
+    await nc.request(message.reply, f"+TERM {line}".encode(), timeout=ACK_TIMEOUT_SECONDS)
+
+
+class Jobs:
+    """The job subscribers, and the rule of which jobs are run at all.
+
+    Args:
+        nc: The connection.
+        js: JetStream on it; the streams and consumers are there.
+        executor: Runs the jobs.
+        subjects: Below the worker's prefix.
+        telemetry: Counts what cannot be answered.
+        retries: How often and when a job is tried again.
+        ack_wait_seconds: The consumers'.
+        strict_tenant_inbox: A `reply_to` must be in the tenant's own inbox.
+    """
+
+    def __init__(
+        self,
+        nc: Client,
+        js: JetStreamContext,
+        *,
+        executor: Executor,
+        subjects: Subjects,
+        telemetry: Telemetry,
+        retries: Retries,
+        ack_wait_seconds: float,
+        strict_tenant_inbox: bool,
+    ) -> None:
+        self._nc = nc
+        self._js = js
+        self._executor = executor
+        self._subjects = subjects
+        self._telemetry = telemetry
+        self._retries = retries
+        self._ack_wait = ack_wait_seconds
+        self._strict = strict_tenant_inbox
+        self.letters = DeadLetters(nc, js, subjects)
+        self._fetching: list[SlottedFetch] = []
+
+    async def subscribe(self, broker: NatsBroker, inbox_prefix: str) -> None:
+        """Start the two pull subscribers."""
+        for kind in KINDS:
+            await self._subscribe(broker, kind, inbox_prefix)
+
+    async def leave(self) -> None:
+        """Fetch no more jobs; one that comes while this waits is given back."""
+        await asyncio.gather(*(fetching.close() for fetching in self._fetching))
+
+    async def _subscribe(self, broker: NatsBroker, kind: Kind, inbox_prefix: str) -> None:
+        async def decode(message: NatsMessage) -> Msg:
+            return message.raw_message
+
+        async def handle(message: Msg) -> None:
+            await self.accept(message, kind)  # starts a task and returns
+
+        handle.__annotations__["message"] = MODELS[kind]  # for AsyncAPI: apply_types is off
+        subscriber = broker.subscriber(
+            self._subjects.job(kind),
+            stream=JStream(JOBS_STREAM, declare=False),
+            durable=consumer_name(kind),
+            pull_sub=PullSub(batch_size=1, timeout=FETCH_TIMEOUT_SECONDS),
+            inbox_prefix=inbox_prefix.encode(),  # FastStream ignores the connection's
+            ack_policy=AckPolicy.MANUAL,
+            decoder=decode,
+            no_reply=True,
+            title=f"job-{kind}",
+            description="A job, submitted with a JetStream publish; `*` are the tenant and the id.",
+        )
+        subscriber(handle)
+        await subscriber.start()
+        self._fetching.append(limit_fetching(subscriber, partial(self._executor.room, kind)))
+
+    async def accept(self, message: Msg, kind: Kind) -> None:
+        """Start a job, or give it up where its events may not be published."""
+        call = job_call(message, kind, self._subjects.out)
+        stored = call.reply_to == self._subjects.out(call.tenant, call.id)
+        if not self._may_reply(call, stored=stored):
+            await self._refuse(message, call)
+            return
+        self._executor.start(
+            JobDelivery(
+                message,
+                call,
+                Lease(message, self._ack_wait),
+                nc=self._nc,
+                js=self._js,
+                letters=self.letters,
+                retries=self._retries,
+                stored=stored,
+            )
+        )
+
+    def _may_reply(self, call: Call, *, stored: bool) -> bool:
+        if stored:
+            return call.problem is None
+        return is_reply_subject(call.reply_to, tenant=call.tenant if self._strict else None)
+
+    async def _refuse(self, message: Msg, call: Call) -> None:
+        self._telemetry.dropped(call, "forbidden_reply")
+        error = InvalidRequest(call.problem or "reply_to: must be an inbox, _INBOX.<...>, of at most 255 characters")
+        seq = message.metadata.sequence.stream
+        await self.letters.write(call, stream_seq=seq, code=error.code, reason=error.message)
+        await terminate(self._nc, message, error.message)

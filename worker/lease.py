@@ -1,0 +1,75 @@
+"""The right to work on a job: held as long as the broker confirms it, lost for good once it was too long ago."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+
+from worker.errors import Abandoned, LeaseLost
+
+RENEWALS_PER_ACK_WAIT = 3
+LOST_AFTER = 0.8  # of ack_wait: the rest is for what is on its way when it is lost
+RETRY_SECONDS = 0.1
+
+
+class Lease:
+    """One job's lease: from its delivery, then from the last in-progress acknowledgement that the broker confirmed.
+
+    Args:
+        message: The job's message.
+        ack_wait_seconds: When the broker delivers the job again.
+    """
+
+    def __init__(self, message: Msg, ack_wait_seconds: float) -> None:
+        self._message = message
+        self._ack_wait = ack_wait_seconds
+        self._confirmed = time.monotonic()
+        self._lost = False
+
+    def check(self) -> None:
+        """Raise LeaseLost if the lease is too old. The broker accepts a stale acknowledgement, so lost stays lost.
+
+        Nothing is published without it: a process that was frozen comes back into the middle of anything.
+        """
+        if self._lost or time.monotonic() - self._confirmed > LOST_AFTER * self._ack_wait:
+            self._lost = True
+            raise LeaseLost
+
+    @asynccontextmanager
+    async def kept(self, nc: Client, stop: Callable[[Abandoned], object]) -> AsyncIterator[None]:
+        """Renew the lease until the block ends; call `stop` once it is lost."""
+        renewing = asyncio.create_task(self._renew(nc, stop), name="lease")
+        try:
+            yield
+        finally:
+            renewing.cancel()
+            with suppress(asyncio.CancelledError):
+                await renewing
+
+    async def _renew(self, nc: Client, stop: Callable[[Abandoned], object]) -> None:
+        interval = self._ack_wait / RENEWALS_PER_ACK_WAIT
+        try:
+            while True:
+                self.check()
+                due = self._confirmed + interval - time.monotonic()
+                if due > 0:
+                    await asyncio.sleep(min(due, interval))
+                elif not await self._confirm(nc, interval):
+                    await asyncio.sleep(min(RETRY_SECONDS, interval))
+        except LeaseLost as lost:
+            stop(lost)
+
+    async def _confirm(self, nc: Client, timeout_seconds: float) -> bool:
+        """Send an in-progress acknowledgement as a request: only what the broker answers counts."""
+        sent = time.monotonic()
+        try:
+            await nc.request(self._message.reply, b"+WPI", timeout=timeout_seconds)
+        except (NatsError, TimeoutError):
+            return False
+        self.check()  # the answer may have come too late, or to a process that was frozen
+        self._confirmed = sent
+        return True

@@ -158,6 +158,67 @@ def simulator(
 
 
 @app.command()
+def provision(
+    server: Server = None,
+    replicas: Annotated[int, typer.Option(help="Copies of each stream.", min=1, max=5)] = 1,
+    jobs_max: Annotated[int, typer.Option(help="Jobs that may wait; more are refused.", min=1)] = 100_000,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would change.")] = False,
+) -> None:
+    """Make or update the streams and consumers of jobs; refuses what would lose data."""
+    from worker.operating import provision
+    from worker.streams import Limits
+
+    limits = Limits(jobs_max=jobs_max, replicas=replicas)
+    changes = _finish(provision(_settings(server), limits, dry_run=dry_run))
+    typer.echo("\n".join(changes) if changes else "nothing to change")
+
+
+dead = typer.Typer(no_args_is_help=True, help="Look at the jobs that were given up, and try or drop them.")
+app.add_typer(dead, name="dead")
+
+Number = Annotated[int, typer.Argument(help="As `dead list` shows it.", min=1)]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+@dead.command("list")
+def dead_list(server: Server = None, as_json: AsJson = False) -> None:
+    """List all, oldest first."""
+    from worker.operating import dead_list
+
+    _finish(dead_list(_settings(server), as_json=as_json))
+
+
+@dead.command("show")
+def dead_show(number: Number, server: Server = None) -> None:
+    """Print one whole, as JSON: its reason, headers and body."""
+    import json
+
+    from worker.operating import dead_show
+
+    typer.echo(json.dumps(_finish(dead_show(_settings(server), number)), indent=2, ensure_ascii=False))
+
+
+@dead.command("retry")
+def dead_retry(number: Number, server: Server = None, yes: Yes = False) -> None:
+    """Submit the job again with its original headers."""
+    from worker.operating import dead_retry
+
+    if not yes:
+        typer.confirm(f"submit the job of dead letter {number} again?", abort=True)
+    typer.echo(f"submitted {_finish(dead_retry(_settings(server), number))} again")
+
+
+@dead.command("drop")
+def dead_drop(number: Number, server: Server = None, yes: Yes = False) -> None:
+    """Forget one."""
+    from worker.operating import dead_drop
+
+    if not yes:
+        typer.confirm(f"drop dead letter {number}?", abort=True)
+    typer.echo(f"dropped {_finish(dead_drop(_settings(server), number))}")
+
+
+@app.command()
 def version() -> None:
     """Print the version."""
     typer.echo(__version__)

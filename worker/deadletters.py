@@ -58,10 +58,9 @@ class DeadLetter:
 
     @property
     def original_headers(self) -> dict[str, str]:
-        """The job's headers as they were submitted."""
-        ours = (DEAD_REASON, DEAD_CODE, DEAD_ATTEMPTS, DEAD_TIME)
-        headers = {name: value for name, value in self.headers.items() if name not in ours}
-        return headers | ({MSG_ID: f"{self.tenant}.{self.id}"} if MSG_ID in headers else {})
+        """The job's headers as they were submitted, without the message id: the letter has one of its own."""
+        ours = (DEAD_REASON, DEAD_CODE, DEAD_ATTEMPTS, DEAD_TIME, MSG_ID)
+        return {name: value for name, value in self.headers.items() if name not in ours}
 
 
 class DeadLetters:
@@ -135,8 +134,9 @@ class DeadLetters:
         kind: Kind = "image" if letter.kind == "image" else "text"
         subject = self._subjects.job(kind, letter.tenant, letter.id)
         # Without its message id: within 15 minutes the stream would take it for a duplicate, and run nothing.
-        headers = {name: value for name, value in letter.original_headers.items() if name != MSG_ID}
-        await self._js.publish(subject, letter.body, headers=headers or None, timeout=PUBLISH_TIMEOUT_SECONDS)
+        await self._js.publish(
+            subject, letter.body, headers=letter.original_headers or None, timeout=PUBLISH_TIMEOUT_SECONDS
+        )
         await self.drop(letter)
 
     async def drop(self, letter: DeadLetter) -> None:

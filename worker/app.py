@@ -10,6 +10,7 @@ import structlog
 from faststream.nats import NatsBroker
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
+from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js import JetStreamContext
 
 from schemas.subjects import Subjects
@@ -154,9 +155,18 @@ class App:
         if settings.worker_jobs_provision:
             for change in await provisioner.apply():
                 log.info("provisioned", change=str(change))
+            return
+        try:
+            drift = await provisioner.changes()
+        except NatsTimeoutError:
+            return  # no rights to look: whoever provisioned has them
+        if drift:
+            log.warning(f"the streams differ from what this worker expects: {'; '.join(map(str, drift))}")  # noqa: G004 - one sentence
 
     async def drain(self) -> int:
         """Leave the queue group first, then finish what runs, then close. Returns how many were cut off."""
+        if self._draining:
+            return 0
         self._draining = True
         nc = self.broker.connection if self._subscribed else None
         if self._starting_jobs is not None:

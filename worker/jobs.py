@@ -29,7 +29,7 @@ from worker.errors import (
     WorkerError,
 )
 from worker.executor import Executor, Outcome
-from worker.lease import Lease
+from worker.lease import Lease, Pulse
 from worker.reply import Reply
 from worker.streams import consumer_name
 from worker.subscriptions import SlottedFetch, limit_fetching
@@ -166,15 +166,18 @@ class Jobs:
         self._strict = strict_tenant_inbox
         self.letters = DeadLetters(nc, js, subjects)
         self._fetching: list[SlottedFetch] = []
+        self._pulse = Pulse()
 
     async def subscribe(self, broker: NatsBroker, inbox_prefix: str) -> None:
         """Start the two pull subscribers."""
+        self._pulse.start()
         for kind in KINDS:
             await self._subscribe(broker, kind, inbox_prefix)
 
     async def leave(self) -> None:
         """Fetch no more jobs; one that comes while this waits is given back."""
         await asyncio.gather(*(fetching.close() for fetching in self._fetching))
+        await self._pulse.stop()
 
     async def _subscribe(self, broker: NatsBroker, kind: Kind, inbox_prefix: str) -> None:
         async def decode(message: NatsMessage) -> Msg:
@@ -207,11 +210,17 @@ class Jobs:
         if not self._may_reply(call, stored=stored):
             await self._refuse(message, call)
             return
+        lease = Lease(message, self._ack_wait, self._pulse.since)
+        try:
+            lease.check()
+        except LeaseLost:
+            log.warning("a delivery came too late and is left to others", id=call.id, attempt=call.attempt)
+            return
         self._executor.start(
             JobDelivery(
                 message,
                 call,
-                Lease(message, self._ack_wait),
+                lease,
                 nc=self._nc,
                 js=self._js,
                 letters=self.letters,

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
@@ -14,6 +15,44 @@ from worker.errors import Abandoned, LeaseLost
 RENEWALS_PER_ACK_WAIT = 3
 LOST_AFTER = 0.8  # of ack_wait: the rest is for what is on its way when it is lost
 RETRY_SECONDS = 0.1
+BEAT_SECONDS = 0.1
+BEATS = 5
+
+
+class Pulse:
+    """Remembers when this process was surely running: a message that is handled now was delivered after that.
+
+    A process that was frozen finds messages in its socket that the broker has long given to somebody else, and nothing
+    in them says so.
+    """
+
+    def __init__(self) -> None:
+        self._beats: deque[float] = deque([time.monotonic()], maxlen=BEATS)
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to beat."""
+        self._task = asyncio.create_task(self._beat(), name="pulse")
+
+    async def stop(self) -> None:
+        """Stop beating."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+
+    @property
+    def since(self) -> float:
+        """A time, in seconds of time.monotonic(), before which nothing that is handled now can have been delivered.
+
+        Some beats back: one or two may come between a thaw and the handling of what had been waiting.
+        """
+        return self._beats[0]
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(BEAT_SECONDS)
+            self._beats.append(time.monotonic())
 
 
 class Lease:
@@ -22,12 +61,13 @@ class Lease:
     Args:
         message: The job's message.
         ack_wait_seconds: When the broker delivers the job again.
+        delivered_after: A time before its delivery, as Pulse says.
     """
 
-    def __init__(self, message: Msg, ack_wait_seconds: float) -> None:
+    def __init__(self, message: Msg, ack_wait_seconds: float, delivered_after: float) -> None:
         self._message = message
         self._ack_wait = ack_wait_seconds
-        self._confirmed = time.monotonic()
+        self._confirmed = delivered_after
         self._lost = False
 
     def check(self) -> None:

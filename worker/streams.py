@@ -22,6 +22,7 @@ log = structlog.get_logger(__name__)
 
 RESULTS_MAX_AGE_SECONDS: Final = 15 * 60
 DUPLICATES_SECONDS: Final = 15 * 60
+RESULTS_DUPLICATES_SECONDS: Final = 120  # the server's default: events carry no message ids
 MAX_WAITING: Final = 4096  # pull requests at once: two for each pod
 GIB: Final = 1024**3
 
@@ -95,6 +96,7 @@ def stream_configs(subjects: Subjects, limits: Limits) -> list[StreamConfig]:
             discard=DiscardPolicy.OLD,
             max_age=RESULTS_MAX_AGE_SECONDS,
             max_bytes=limits.results_max_bytes,
+            duplicate_window=RESULTS_DUPLICATES_SECONDS,
             allow_direct=True,
             num_replicas=limits.replicas,
         ),

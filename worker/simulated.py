@@ -7,8 +7,10 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from functools import lru_cache
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 _DIRECTIVE: Final = re.compile(r"\[sim:([^\]]*)\]")
 _ANSWER: Final = (
@@ -129,6 +131,33 @@ def page(kind: str) -> tuple[str, bytes]:
     }
     content_type, body = pages.get(kind, ("text/plain", f"The simulator knows no answer={kind}."))
     return content_type, body.encode()
+
+
+def refused(wanted: Directives) -> tuple[dict[str, str], bytes]:
+    """Return the headers and the body of an answer that is none."""
+    content_type, body = page(wanted.answer) if wanted.answer else ("application/json", b'{"error":"refused"}')
+    headers = {"Content-Type": content_type}
+    if wanted.retry_after == "body":
+        body = b'{"error":{"message":"too many requests","retry_after":7}}'
+    elif wanted.retry_after == "date":
+        headers["Retry-After"] = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
+    elif wanted.retry_after:
+        headers["Retry-After"] = wanted.retry_after
+    return headers, body
+
+
+def located(wanted: Directives, origin: str) -> dict[str, Any]:
+    """Return the JSON that says where an image is, or holds it."""
+    entries = []
+    if wanted.source in ("data", "b64"):
+        b64 = base64.b64encode(image(wanted.type, wanted.bytes)).decode()
+        entries = [{"b64_json": b64} if wanted.source == "b64" else {"url": f"data:image/png;base64,{b64}"}]
+    elif wanted.source != "none":
+        faults = ("status", "redirects", "stall_after", "cut_after")
+        query = "&".join(f"{name}={getattr(wanted, f'image_{name}')}" for name in faults)
+        url = wanted.image_url or f"{origin}/images/{wanted.bytes}.{wanted.type}?{query}"
+        entries = [{"url": url, "revised_prompt": "a picture from the simulator"}]
+    return {"created": int(datetime.now(UTC).timestamp()), "data": entries}
 
 
 # One pixel each, from the formats' own minimal encoders; avif is the head alone, which is what a worker looks at.

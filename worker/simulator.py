@@ -21,19 +21,16 @@ In-process, `Simulator.script` gives the next answers byte for byte.
 """
 
 import asyncio
-import base64
 import json
 import ssl
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
 from typing import Any, Final, Self
 
 from aiohttp import web
 
-from worker.simulated import CUT, HOLD, Cut, Dialect, Directives, Hold, Part, directives, image, page, told
+from worker.simulated import CUT, HOLD, Cut, Dialect, Directives, Hold, Part, directives, image, located, refused, told
 
 __all__ = ["CUT", "HOLD", "Received", "Simulator", "serve", "start_simulator"]
 
@@ -189,24 +186,11 @@ class Simulator:
         wanted = directives(received.content)
         await asyncio.sleep(wanted.delay)
         if wanted.status != 200 or wanted.answer not in ("", "none"):
-            return await _send_refusal(request, wanted)
+            headers, body = refused(wanted)
+            return await _send(request, [body], status=wanted.status, headers=headers)
         if b'"type":"image"' in received.body or request.path == _OPENAI_IMAGES:
-            return web.json_response(self._located(wanted), headers={SAYS: NAME})
+            return web.json_response(located(wanted, self.url), headers={SAYS: NAME})
         return await _send_text(request, wanted, _ENDPOINTS[request.path])
-
-    def _located(self, wanted: Directives) -> dict[str, Any]:
-        created = int(datetime.now(UTC).timestamp())
-        if wanted.source == "none":
-            return {"created": created, "data": []}
-        if wanted.source in ("data", "b64"):
-            b64 = base64.b64encode(image(wanted.type, wanted.bytes)).decode()
-            entry = {"b64_json": b64} if wanted.source == "b64" else {"url": f"data:image/png;base64,{b64}"}
-            return {"created": created, "data": [entry]}
-        query = "&".join(
-            f"{name}={getattr(wanted, f'image_{name}')}" for name in ("status", "redirects", "stall_after", "cut_after")
-        )
-        url = wanted.image_url or f"{self.url}/images/{wanted.bytes}.{wanted.type}?{query}"
-        return {"created": created, "data": [{"url": url, "revised_prompt": "a picture from the simulator"}]}
 
 
 async def start_simulator(port: int = 0, host: str = "127.0.0.1", *, tls: ssl.SSLContext | None = None) -> Simulator:
@@ -238,18 +222,6 @@ async def _send_text(request: web.Request, wanted: Directives, dialect: Dialect)
     if wanted.sized:
         headers["Content-Length"] = str(sum(len(part) for part in parts if isinstance(part, bytes)))
     return await _send(request, parts, headers=headers)
-
-
-async def _send_refusal(request: web.Request, wanted: Directives) -> web.StreamResponse:
-    content_type, body = page(wanted.answer) if wanted.answer else ("application/json", b'{"error":"refused"}')
-    headers = {"Content-Type": content_type}
-    if wanted.retry_after == "body":
-        body = b'{"error":{"message":"too many requests","retry_after":7}}'
-    elif wanted.retry_after == "date":
-        headers["Retry-After"] = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
-    elif wanted.retry_after:
-        headers["Retry-After"] = wanted.retry_after
-    return await _send(request, (body,), status=wanted.status, headers=headers)
 
 
 async def _send_image(request: web.Request) -> web.StreamResponse:

@@ -3,9 +3,10 @@
 import asyncio
 import ssl
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 from typing import Final, Self
 from urllib.parse import urlsplit
@@ -168,26 +169,36 @@ class Upstream:
         proxy = proxy or self.proxy
         line = await self._line(proxy, guarded=guarded)
         line.calls += 1
-        clock: _Clock | None = None
-        response: aiohttp.ClientResponse | None = None
         try:
-            async with asyncio.timeout(self._timeouts.connect) as timer:
-                clock = _Clock(timer, self._timeouts)
-                response = await line.session.request(
-                    method,
-                    url,
-                    headers=headers,
-                    data=body,
-                    proxy=None if _is_socks(proxy) else proxy,
-                    allow_redirects=False,
-                    trace_request_ctx=clock,
-                )
-                return Answer(response, await response.content.readany(), self._timeouts.stall, line)
-        except BaseException as error:
+            request = partial(
+                line.session.request,
+                method,
+                url,
+                headers=headers,
+                data=body,
+                proxy=None if _is_socks(proxy) else proxy,
+                allow_redirects=False,
+            )
+            response, first = await self._until_first_byte(request)
+        except BaseException:
             line.calls -= 1
+            raise
+        return Answer(response, first, self._timeouts.stall, line)
+
+    async def _until_first_byte(
+        self, request: Callable[..., Awaitable[aiohttp.ClientResponse]]
+    ) -> tuple[aiohttp.ClientResponse, bytes]:
+        response: aiohttp.ClientResponse | None = None
+        timer = asyncio.timeout(self._timeouts.connect)
+        clock = _Clock(timer, self._timeouts)
+        try:
+            async with timer:
+                response = await request(trace_request_ctx=clock)
+                return response, await response.content.readany()
+        except BaseException as error:
             if response is not None:
                 response.close()
-            if isinstance(error, TimeoutError) and clock is not None and timer.expired():
+            if isinstance(error, TimeoutError) and timer.expired():
                 raise DeadlineExceeded(clock.phase, clock.seconds) from None
             if isinstance(error, UPSTREAM_ERRORS):
                 raise as_worker_error(error) from None

@@ -30,6 +30,7 @@ async def test_info_announces_concrete_subjects_and_the_protocol(nc: Client, wor
         "keepalive_ms": "800",
         "max_payload": str(nc.max_payload),
         "prefix": "ai.v1",
+        "provider_working": "true",
     }
     endpoints = info["endpoints"]
     assert isinstance(endpoints, list)
@@ -38,6 +39,17 @@ async def test_info_announces_concrete_subjects_and_the_protocol(nc: Client, wor
     assert all(endpoint["queue_group"] == "ai-workers" for endpoint in endpoints)
     (result,) = await ask(nc, by_name["ask-text"]["subject"], b"[sim: words=1]")
     assert result.type == "result", "`nats service req` publishes to the announced subject"
+
+
+async def test_an_open_circuit_is_seen_in_info_and_metrics(nc: Client, worker: App) -> None:
+    value = worker.telemetry.registry.get_sample_value
+    assert value("aichats_provider_working") == 1
+    (error,) = await ask(nc, "ai.v1.ask.text.default", b"[sim: answer=challenge]")
+    assert error.data.code == "challenge"
+    assert value("aichats_provider_working") == 0
+    metadata = (await request(nc, "$SRV.INFO.ai-worker"))["metadata"]
+    assert isinstance(metadata, dict)
+    assert metadata["provider_working"] == "false"
 
 
 async def test_stats_count_requests_and_errors(nc: Client, worker: App) -> None:

@@ -56,6 +56,7 @@ class App:
         self.subjects = Subjects(settings.worker_subject_prefix)
         self.telemetry = Telemetry()
         self.provider = provider or open_provider(settings)
+        self.telemetry.watch_provider(lambda: self.provider.working)
         self.replies = Replies(settings.worker_keepalive_seconds)
         self.executor = Executor(
             provider=self.provider,
@@ -90,6 +91,7 @@ class App:
             self.telemetry,
             keepalive_seconds=self.settings.worker_keepalive_seconds,
             max_payload=nc.max_payload,
+            provider_working=lambda: self.provider.working,
         )
         await discovery.start(nc)
         max_deliver = self.settings.worker_max_deliver if self.settings.worker_jobs else 0
@@ -171,14 +173,14 @@ class App:
         nc = self.broker.connection if self._subscribed else None
         if self._starting_jobs is not None:
             self._starting_jobs.cancel()
-        if self.jobs is not None:
-            await self.jobs.leave()
         if nc is not None:
             for subscriber in self.core_subscribers:
                 try:
                     await leave(nc, subscriber)
                 except (NatsError, TimeoutError) as error:
                     log.warning("left without the broker's word", error=type(error).__name__)
+        if self.jobs is not None:
+            await self.jobs.leave()
         cut = await self.executor.drain(self.settings.worker_drain_timeout_seconds)
         await self.close()
         return cut

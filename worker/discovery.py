@@ -4,6 +4,7 @@ Written out, because nats-py's own service would subscribe to the endpoints' sub
 request twice.
 """
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -28,9 +29,19 @@ class Discovery:
         telemetry: Where the counters of the endpoints are.
         keepalive_seconds: Announced in the metadata, in milliseconds.
         max_payload: The negotiated limit in bytes, announced in the metadata.
+        provider_working: Whether the provider's circuit is closed; in the metadata as well.
     """
 
-    def __init__(self, subjects: Subjects, telemetry: Telemetry, *, keepalive_seconds: float, max_payload: int) -> None:
+    def __init__(
+        self,
+        subjects: Subjects,
+        telemetry: Telemetry,
+        *,
+        keepalive_seconds: float,
+        max_payload: int,
+        provider_working: Callable[[], bool],
+    ) -> None:
+        self._provider_working = provider_working
         self.id = new_id()
         self._subjects = subjects
         self._telemetry = telemetry
@@ -60,7 +71,7 @@ class Discovery:
             "name": SERVICE,
             "id": self.id,
             "version": __version__,
-            "metadata": self._metadata,
+            "metadata": self._metadata | {"provider_working": str(self._provider_working()).lower()},
         }
 
     def _ping(self) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -67,6 +67,11 @@ class Telemetry:
         self._dropped = Counter(
             "aichats_requests_dropped", "Core requests that cannot be answered.", ("reason",), registry=self.registry
         )
+
+    def watch_provider(self, working: Callable[[], bool]) -> None:
+        """Show whether the provider's circuit is closed."""
+        gauge = Gauge("aichats_provider_working", "0 while the provider is not asked.", registry=self.registry)
+        gauge.set_function(lambda: float(working()))
 
     @contextmanager
     def request(self, call: Call) -> Iterator[Record]:

@@ -1,0 +1,105 @@
+"""How a worker stops, and how it waits for a broker that is not there."""
+
+import asyncio
+import signal
+
+from nats.aio.client import Client
+
+from tests.conftest import SpawnWorker
+from tests.processes import NatsServer
+from tests.requester import Exchange, ask
+
+REQ = "ai.v1.req.text.default"
+
+
+async def until_status(worker: object, path: str, status: int) -> None:
+    async with asyncio.timeout(15):
+        while await worker.status(path) != status:  # type: ignore[attr-defined]
+            await asyncio.sleep(0.02)
+
+
+async def test_a_running_request_ends_well_and_the_probes_answer_meanwhile(
+    nc: Client, spawn_worker: SpawnWorker
+) -> None:
+    worker = await spawn_worker(WORKER_JOBS="off")
+    exchange = await Exchange(nc).send(REQ, b"[sim: words=20 pause=0.1]")
+    await exchange.event()
+    worker.send(signal.SIGTERM)
+    await until_status(worker, "/readyz", 503)
+    assert await worker.status("/livez") == 200
+    assert await worker.status("/metrics") == 200
+    assert (await exchange.all())[-1].type == "done"
+    assert await worker.wait() == 0
+
+
+async def test_a_request_that_outlasts_the_drain_is_told_and_counted(nc: Client, spawn_worker: SpawnWorker) -> None:
+    worker = await spawn_worker(WORKER_JOBS="off", WORKER_DRAIN_TIMEOUT_SECONDS="0.2")
+    exchange = await Exchange(nc).send(REQ, b"[sim: words=200 pause=0.1]")
+    await exchange.event()
+    worker.send(signal.SIGTERM)
+    error = (await exchange.all())[-1]
+    assert (error.data.code, error.data.retryable) == ("shutting_down", True)
+    assert await worker.wait() == 1
+    assert '"cut_off": 1' in worker.log
+
+
+async def test_a_second_signal_ends_at_once(nc: Client, spawn_worker: SpawnWorker) -> None:
+    worker = await spawn_worker(WORKER_JOBS="off")
+    exchange = await Exchange(nc).send(REQ, b"[sim: words=200 pause=0.1]")
+    await exchange.event()
+    worker.send(signal.SIGTERM)
+    await until_status(worker, "/readyz", 503)
+    worker.send(signal.SIGTERM)
+    assert await worker.wait() == 128 + signal.SIGTERM
+
+
+async def test_a_rolling_restart_loses_and_doubles_nothing(nc: Client, spawn_worker: SpawnWorker) -> None:
+    workers = [await spawn_worker(WORKER_JOBS="off") for _ in range(2)]
+    asked: list[asyncio.Task[list[object]]] = []
+
+    async def steadily() -> None:
+        while True:
+            asked.append(asyncio.create_task(ask(nc, REQ, b"[sim: words=3 pause=0.05]")))
+            await asyncio.sleep(0.02)
+
+    asking = asyncio.create_task(steadily())
+    for worker in workers:
+        await asyncio.sleep(0.5)  # some load on it before it goes
+        worker.send(signal.SIGTERM)
+        assert await worker.wait() == 0
+        await spawn_worker(WORKER_JOBS="off")
+    await asyncio.sleep(0.5)
+    asking.cancel()
+    answers = await asyncio.gather(*asked)
+    assert len(answers) > 50
+    assert {getattr(events[-1], "type", None) for events in answers} == {"done"}
+
+
+async def test_a_worker_waits_for_a_broker_that_is_down_and_comes_back_with_it(
+    own_nats_server: object, spawn_worker: SpawnWorker
+) -> None:
+    server: NatsServer = own_nats_server()  # type: ignore[operator]
+    server.stop()
+    worker = await spawn_worker(ready=False, NATS_URL=server.url)
+    await until_status(worker, "/livez", 200)
+    assert await worker.status("/readyz") == 503
+    server.start()
+    await worker.ready()
+    server.stop()
+    await until_status(worker, "/readyz", 503)
+    assert await worker.status("/livez") == 200, "a broker that is down is no reason to restart"
+    server.start()
+    await worker.ready()
+    worker.send(signal.SIGTERM)
+    assert await worker.wait() == 0
+
+
+async def test_a_worker_that_never_found_its_broker_stops_on_a_signal(
+    own_nats_server: object, spawn_worker: SpawnWorker
+) -> None:
+    server: NatsServer = own_nats_server()  # type: ignore[operator]
+    server.stop()
+    worker = await spawn_worker(ready=False, NATS_URL=server.url)
+    await until_status(worker, "/livez", 200)
+    worker.send(signal.SIGTERM)
+    assert await worker.wait() == 0

@@ -7,7 +7,7 @@ UV := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate
 	--custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check schemas bench lock clean
+.PHONY: help demo test check schemas bench chaos fuzz lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 \t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -28,6 +28,12 @@ schemas: .venv/.project ## write the JSON Schemas of requests and events
 
 bench: .venv/.project ## CPU for each delta, next to a hand-written worker in the same run
 	$(BIN)/python -m benchmarks.streams $(ARGS)
+
+chaos: .venv/.project ## kill and freeze workers and the broker under 2000 jobs; ARGS="--seed 7" runs a plan again
+	$(BIN)/python -m benchmarks.chaos $(ARGS)
+
+fuzz: .venv/.project ## 10,000 generated provider answers for each property
+	$(BIN)/pytest -q -m fuzz --hypothesis-profile=fuzz --timeout 1800 $(ARGS)
 
 lock: .venv/.dependencies ## pin all dependencies anew; with ARGS=--upgrade to their newest releases
 	$(BIN)/python -m pip install -qq uv==0.13.9

@@ -14,7 +14,7 @@ from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.errors import APIError, NotFoundError
 
-from client import Answer, submit
+from client import Answer, resume, submit
 from schemas import parse_event
 from tests.conftest import SpawnWorker, StartWorker
 from tests.processes import NatsServer
@@ -365,3 +365,55 @@ async def test_core_requests_are_served_where_the_broker_has_no_jetstream(
     assert answer["type"] == "result"
     assert app.jobs is None
     await nc.close()
+
+
+async def test_a_job_that_had_its_end_is_not_run_again(
+    broker: Broker, start_jobs: StartJobs, simulator: Simulator
+) -> None:
+    """As after a worker that died between the sentinel and the acknowledgement, or a broker that forgot it."""
+    first = await start_jobs()
+    await first.drain()
+    await broker.submit("hi", "answered")
+    await broker.submit("hi", "failed")
+    for request_id, payload in (("answered", DONE), ("failed", ERROR)):
+        await broker.js.publish(f"ai.v1.out.t.{request_id}", payload.replace(b"ID", request_id.encode()))
+        await broker.js.publish(f"ai.v1.out.t.{request_id}", b"")
+    await start_jobs()
+    await broker.removed()
+    assert simulator.requests == []
+    (letter,) = await broker.dead()
+    assert (letter["Ai-Dead-Code"], letter["Ai-Dead-Reason"]) == ("bad_response", "no answer")
+
+
+async def test_an_attempt_is_numbered_above_what_is_stored(broker: Broker, start_jobs: StartJobs) -> None:
+    """As after a broker that was killed and counts deliveries from one again."""
+    first = await start_jobs()
+    await first.drain()
+    await broker.submit("[sim: words=1]")
+    await broker.js.publish("ai.v1.out.t.r1", b'{"type":"response","data":"half","id":"r1","attempt":4,"seq":0}')
+    await start_jobs()
+    assert [event.attempt for event in await broker.end()] == [4, 5, 5]
+
+
+async def test_a_later_job_of_the_same_id_replaces_what_the_first_had_stored(
+    broker: Broker, start_jobs: StartJobs
+) -> None:
+    await start_jobs()
+    for count in (3, 2):
+        await broker.js.publish("ai.v1.job.text.t.r1", f"[sim: words={count}]".encode())
+        await broker.end()
+        await broker.removed()
+    again = Answer()
+    async for event in resume(broker.nc, "r1", tenant="t"):
+        again.add(event)
+    assert again.text == "".join(words(2))
+
+
+DONE = (
+    b'{"type":"done","data":{"finish_reason":"stop","last_seq":0,"model":"gpt-4",'
+    b'"timing":{"queued_ms":0,"first_ms":0,"total_ms":0}},"id":"ID","attempt":1,"seq":0}'
+)
+ERROR = (
+    b'{"type":"error","data":{"code":"bad_response","message":"no answer","retryable":true},'
+    b'"id":"ID","attempt":1,"seq":0}'
+)

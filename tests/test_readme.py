@@ -5,10 +5,12 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import StartWorker
 from tests.processes import ROOT, NatsServer
 from worker.app import App
 
@@ -48,6 +50,20 @@ async def output(*command: str, cwd: Path) -> str:
 async def test_the_python_example_prints_the_answer(worker: App, nats_server: NatsServer, tmp_path: Path) -> None:
     script = tmp_path / "example.py"
     script.write_text(example("python", "request_many").replace("nats://127.0.0.1:4222", nats_server.url))
+    assert ANSWER in await output(sys.executable, str(script), cwd=tmp_path)
+
+
+async def test_the_jobs_example_prints_the_answer(
+    start_worker: StartWorker, own_nats_server: Callable[..., NatsServer], tmp_path: Path
+) -> None:
+    server = own_nats_server()
+    app = await start_worker(nats_url=server.url, worker_jobs=True)
+    async with asyncio.timeout(RUN_TIMEOUT_SECONDS):
+        while app.jobs is None:
+            await asyncio.sleep(0.01)
+    script = tmp_path / "example.py"
+    source = example("python", "resume(nc").replace("nats://127.0.0.1:4222", server.url)
+    script.write_text(f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{source}")
     assert ANSWER in await output(sys.executable, str(script), cwd=tmp_path)
 
 

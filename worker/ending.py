@@ -1,6 +1,7 @@
 """Ends for jobs that nobody runs: cancelled in the queue, or left behind by a worker that died on the last delivery."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
 import orjson
@@ -34,27 +35,43 @@ class Point:
         next_seq: What the next event of that attempt has.
         final: The last event is a final one, so that only the sentinel may be missing.
         ended: The sentinel is stored.
+        time: When the last message was stored, by the broker's clock; None where none is.
     """
 
     attempt: int = 0
     next_seq: int = 0
     final: bool = False
     ended: bool = False
+    time: datetime | None = None
 
 
 async def last_point(js: JetStreamContext, subject: str) -> Point:
     """Return where the stored events of a job stand."""
     try:
-        message = await js.get_msg(OUT_STREAM, subject=subject, direct=True)
+        message = await js.get_msg(OUT_STREAM, subject=subject)  # from the leader: a replica may lag behind
     except NotFoundError:
         return Point()
     if not message.data:
-        return Point(ended=True)
+        return Point(ended=True, time=message.time)
     try:
         event = parse_event(message.data)
     except ValidationError:
-        return Point()
-    return Point(event.attempt, event.seq + 1, isinstance(event, Done | Error))
+        return Point(time=message.time)
+    return Point(event.attempt, event.seq + 1, isinstance(event, Done | Error), time=message.time)
+
+
+async def stored_failure(js: JetStreamContext, subject: str) -> Error | None:
+    """Return the `error` that a job's stored events ended with; None where it ended otherwise."""
+    seq, last = 1, b""
+    while True:
+        try:
+            message = await js.get_msg(OUT_STREAM, seq=seq, subject=subject, next=True)
+        except NotFoundError:
+            break
+        last = message.data or last
+        seq = int(message.seq or 0) + 1
+    event = parse_event(last) if last else None
+    return event if isinstance(event, Error) else None
 
 
 async def publish_end(nc: Client, js: JetStreamContext, call: Call, error: WorkerError, *, out_subject: str) -> bool:

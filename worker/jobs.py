@@ -16,13 +16,16 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 
-from schemas.subjects import JOBS_STREAM, KINDS, Kind, Subjects, is_reply_subject
+from schemas.events import ErrorCode
+from schemas.subjects import JOBS_STREAM, KINDS, OUT_STREAM, Kind, Subjects, is_reply_subject
 from worker.call import MODELS, Call, job_call
 from worker.deadletters import DeadLetters
+from worker.ending import last_point, stored_failure
 from worker.errors import (
     Abandoned,
     Cancelled,
     DeadlineExceeded,
+    Interrupted,
     InvalidRequest,
     LeaseLost,
     ShuttingDown,
@@ -30,7 +33,7 @@ from worker.errors import (
 )
 from worker.executor import Executor, Outcome
 from worker.lease import Lease, Pulse
-from worker.reply import Reply
+from worker.reply import Completed, Reply
 from worker.streams import consumer_name
 from worker.subscriptions import SlottedFetch, limit_fetching
 from worker.telemetry import Telemetry
@@ -77,10 +80,12 @@ class JobDelivery:
         self.js = js if stored else None
         self.queued_seconds = max(0.0, (datetime.now(UTC) - message.metadata.timestamp).total_seconds())
         self._message = message
+        self._deliveries = message.metadata.num_delivered
         self._lease = lease
         self._nc = nc
         self._letters = letters
         self._retries = retries
+        self._reconnects = nc.stats["reconnects"]
 
     @asynccontextmanager
     async def held(self, stop: Callable[[Abandoned], object]) -> AsyncIterator[None]:
@@ -90,6 +95,9 @@ class JobDelivery:
 
     async def settle(self, reply: Reply, outcome: Outcome) -> None:
         """Bring the job to its one end, or give it back."""
+        if isinstance(outcome, Completed) and self._nc.stats["reconnects"] != self._reconnects:
+            # Events that were on their way when the connection broke are lost: the end would close a stream with a gap.
+            outcome = Interrupted("the connection to the broker broke in the middle of the answer; try again")
         try:
             self._lease.check()
             await self._settle(reply, outcome)
@@ -104,7 +112,7 @@ class JobDelivery:
             await self._message.nak()
         elif isinstance(outcome, WorkerError) and self._comes_again(outcome):
             reply.abandon()
-            await self._message.nak(delay=self._retries.delay(self.call.attempt, outcome))
+            await self._message.nak(delay=self._retries.delay(self._deliveries, outcome))
         elif isinstance(outcome, WorkerError):
             await reply.fail(outcome)
             await self._give_up(outcome)
@@ -114,7 +122,7 @@ class JobDelivery:
 
     def _comes_again(self, error: WorkerError) -> bool:
         over = isinstance(error, DeadlineExceeded) and error.phase in ("queue", "total")
-        return error.retryable and not over and self.call.attempt < self._retries.max_deliver
+        return error.retryable and not over and self._deliveries < self._retries.max_deliver
 
     async def _give_up(self, error: WorkerError) -> None:
         # The letter first: a worker that dies in between leaves a job that is delivered again, not one that is lost.
@@ -210,6 +218,11 @@ class Jobs:
         if not self._may_reply(call, stored=stored):
             await self._refuse(message, call)
             return
+        if stored:
+            attempt = await self._next_attempt(message, call)
+            if attempt is None:
+                return
+            call = call.of_attempt(attempt)
         lease = Lease(message, self._ack_wait, self._pulse.since)
         try:
             lease.check()
@@ -228,6 +241,33 @@ class Jobs:
                 stored=stored,
             )
         )
+
+    async def _next_attempt(self, message: Msg, call: Call) -> int | None:
+        """Return the number of this attempt; None where the job had its end and only its acknowledgement was lost.
+
+        The delivery count alone does not do: a broker that is killed may forget it, and count from one again.
+        """
+        subject = self._subjects.out(call.tenant, call.id)
+        point = await last_point(self._js, subject)
+        if point.time is None:
+            return call.attempt
+        if point.time < message.metadata.timestamp:
+            # Of an earlier job of the same id: what it stored is not to be taken for this one's.
+            await self._js.purge_stream(OUT_STREAM, subject=subject)
+            return call.attempt
+        if point.ended:
+            await self._remove(message, call, subject)
+            return None
+        return max(call.attempt, point.attempt + 1)
+
+    async def _remove(self, message: Msg, call: Call, subject: str) -> None:
+        """Finish what a worker had begun that ended between the sentinel and the acknowledgement."""
+        failure = await stored_failure(self._js, subject)
+        if failure is not None and failure.data.code != ErrorCode.CANCELLED:
+            seq = message.metadata.sequence.stream
+            await self.letters.write(call, stream_seq=seq, code=failure.data.code, reason=failure.data.message)
+        await message.ack_sync(timeout=ACK_TIMEOUT_SECONDS)
+        log.info("job had its end already", id=call.id, deliveries=call.attempt)
 
     def _may_reply(self, call: Call, *, stored: bool) -> bool:
         if stored:

@@ -77,6 +77,7 @@ class Chaos:
     directory: Path
     server: NatsServer
     provider: Flaky
+    seconds: float
     workers: list[WorkerProcess] = field(default_factory=list)
     done: Counter[str] = field(default_factory=Counter)
 
@@ -106,7 +107,7 @@ class Chaos:
     async def restart_broker(self) -> None:
         """Kill the broker and start it again on the same store, twice."""
         for _ in range(2):
-            await asyncio.sleep(SUBMIT_SECONDS / 3)
+            await asyncio.sleep(self.seconds / 3)
             self.server.kill()
             await asyncio.sleep(self.dice.uniform(0.5, 2))
             self.server.start()
@@ -130,8 +131,8 @@ async def connected(server: NatsServer) -> Client:
     )
 
 
-async def submitted(nc: Client, dice: random.Random, jobs: int) -> dict[str, str]:
-    """Submit all jobs over SUBMIT_SECONDS, each until it is confirmed. Returns the expected text by id."""
+async def submitted(nc: Client, dice: random.Random, jobs: int, seconds: float) -> dict[str, str]:
+    """Submit all jobs over `seconds`, each until it is confirmed. Returns the expected text by id."""
     js = nc.jetstream()
     expected: dict[str, str] = {}
     for number in range(jobs):
@@ -144,7 +145,7 @@ async def submitted(nc: Client, dice: random.Random, jobs: int) -> dict[str, str
                 break
             except (NatsError, TimeoutError):
                 await asyncio.sleep(0.1)
-        await asyncio.sleep(SUBMIT_SECONDS / jobs * 0.8)
+        await asyncio.sleep(seconds / jobs * 0.8)
     return expected
 
 
@@ -224,14 +225,14 @@ def judged(expected: dict[str, str], found: dict[str, list[StreamEvent | None]],
     return verdict
 
 
-async def run(seed: int, jobs: int) -> bool:
+async def run(seed: int, jobs: int, seconds: float = SUBMIT_SECONDS) -> bool:
     """Run once, and print the report. True where nothing was violated."""
     dice = random.Random(seed)  # noqa: S311 - a plan that can be made again
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="chaos-") as name:
         provider = Flaky(random.Random(seed + 1))  # noqa: S311
         await provider.start(0, "127.0.0.1", None)
-        chaos = Chaos(dice, Path(name), NatsServer(Path(name)).start(), provider)
+        chaos = Chaos(dice, Path(name), NatsServer(Path(name)).start(), provider, seconds)
         try:
             for _ in range(WORKERS):
                 chaos.start_worker()
@@ -240,7 +241,7 @@ async def run(seed: int, jobs: int) -> bool:
             nc = await connected(chaos.server)
             await asyncio.sleep(2)  # the streams are made
             tasks = [asyncio.create_task(chaos.disturb()), asyncio.create_task(chaos.restart_broker())]
-            expected = await submitted(nc, random.Random(seed + 2), jobs)  # noqa: S311
+            expected = await submitted(nc, random.Random(seed + 2), jobs, seconds)  # noqa: S311
             await tasks[1]
             tasks[0].cancel()
             await asyncio.wait(tasks)

@@ -168,3 +168,7 @@ def configure_logging(level: str, log_format: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    faststream = logging.getLogger("faststream")  # comes with a handler and a level of its own
+    faststream.handlers.clear()
+    faststream.propagate = True
+    faststream.setLevel(max(root.level, logging.WARNING))  # below that it tells of its own tasks

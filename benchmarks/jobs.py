@@ -1,0 +1,92 @@
+"""Jobs a second of one worker, next to a bare pull loop on the same stream: `python -m benchmarks.jobs`.
+
+The provider answers at once. The bare loop only fetches and acknowledges: no HTTP, no events, no lease.
+"""
+
+import argparse
+import asyncio
+import tempfile
+import time
+from pathlib import Path
+
+import nats
+from nats.aio.client import Client
+from nats.errors import TimeoutError as NatsTimeoutError
+
+from benchmarks.streams import upstream
+from client import submit
+from tests.processes import NatsServer, WorkerProcess
+
+SLOTS = 64
+TIMEOUT_SECONDS = 120.0
+
+
+async def filled(nc: Client, jobs: int, name: str) -> None:
+    """Submit the jobs, many at once."""
+    js = nc.jetstream()
+    for start in range(0, jobs, 200):
+        ids = range(start, min(start + 200, jobs))
+        await asyncio.gather(*(submit(js, "text", "go", request_id=f"{name}{n}", tenant="bench") for n in ids))
+
+
+async def emptied(nc: Client) -> None:
+    """Wait until the queue is empty."""
+    js = nc.jetstream()
+    async with asyncio.timeout(TIMEOUT_SECONDS):
+        while (await js.stream_info("AIJOBS")).state.messages:
+            await asyncio.sleep(0.02)
+
+
+async def bare(nc: Client) -> None:
+    """Fetch and acknowledge until nothing comes."""
+    subscription = await nc.jetstream().pull_subscribe_bind("ai-workers-text", "AIJOBS")
+    while True:
+        try:
+            messages = await subscription.fetch(SLOTS, timeout=0.5)
+        except NatsTimeoutError:
+            return
+        await asyncio.gather(*(message.ack_sync() for message in messages))
+
+
+async def run(jobs: int) -> None:
+    """Measure both and print the figures."""
+    with tempfile.TemporaryDirectory() as name:
+        server = NatsServer(Path(name)).start()
+        provider = await upstream(1, 0)
+        url = f"http://127.0.0.1:{provider.addresses[0][1]}"
+        settings = {"NATS_URL": server.url, "AICHATS_URL": url, "WORKER_CONCURRENCY_MAX": str(SLOTS)}
+        settings["WORKER_LOG_LEVEL"] = "warning"
+        worker = WorkerProcess(Path(name), settings).start()
+        try:
+            await worker.ready()
+            nc = await nats.connect(server.url)
+            await asyncio.sleep(1)  # the streams are made
+            worker.kill()
+            await filled(nc, jobs, "bare")
+            started = time.perf_counter()
+            await bare(nc)
+            raw = jobs / (time.perf_counter() - started - 0.5)  # its last fetch waited for nothing
+            await filled(nc, jobs, "worker")
+            worker.start()
+            await worker.ready()
+            started = time.perf_counter()
+            left = (await nc.jetstream().stream_info("AIJOBS")).state.messages
+            await emptied(nc)
+            ours = left / (time.perf_counter() - started)
+            await nc.close()
+        finally:
+            worker.kill()
+            await provider.cleanup()
+            server.stop()
+    print(f"{jobs} jobs, {SLOTS} slots: bare pull loop {raw:.0f} jobs/s, worker {ours:.0f} jobs/s")
+
+
+def main() -> None:
+    """Read the arguments and run."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--jobs", type=int, default=3000)
+    asyncio.run(run(parser.parse_args().jobs))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,8 +1,8 @@
 # Everything runs out of .venv, which is made from requirements/*.lock with nothing but Python's own venv and pip.
 PYTHON ?= python3
 BIN := .venv/bin
-# Quiet twice: pip's warnings are about its own configuration, and errors still show. Bytecode is compiled as it is needed.
-PIP := $(BIN)/python -m pip install -qq --no-compile --no-build-isolation
+# Quiet twice: pip's warnings are about its own configuration, and errors still show. The locks are complete: nothing is resolved.
+PIP := $(BIN)/python -m pip install -qq --no-compile --no-build-isolation --no-deps
 UV := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
 	--custom-compile-command 'make lock'
 
@@ -40,7 +40,7 @@ clean: ## remove everything that the other targets made
 	rm -rf .venv build dist *.egg-info .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 .venv/.project: .venv/.dependencies pyproject.toml
-	@$(PIP) --no-deps -e .
+	@$(PIP) -e .
 	@touch $@
 
 # The build backend comes first and pinned: neither a dependency without a wheel nor the project itself fetches another.

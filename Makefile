@@ -1,5 +1,7 @@
 # Everything runs out of .venv, which is made from requirements/*.lock with nothing but Python's own venv and pip.
 PYTHON ?= python3
+DOCKER ?= docker
+BASE_IMAGE ?= python:3.13-slim-trixie
 BIN := .venv/bin
 # Quiet twice: pip's warnings are about its own configuration, and errors still show. The locks are complete: nothing is resolved.
 PIP := $(BIN)/python -m pip install -qq --no-compile --no-build-isolation --no-deps
@@ -7,7 +9,7 @@ UV := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate
 	--custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check schemas bench lock clean
+.PHONY: help demo test check schemas bench lock image clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 \t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -35,6 +37,10 @@ lock: .venv/.dependencies ## pin all dependencies anew; with ARGS=--upgrade to t
 	| $(UV) $(ARGS) -o requirements/build.lock -
 	$(UV) $(ARGS) -o requirements/runtime.lock pyproject.toml
 	$(UV) $(ARGS) -o requirements/dev.lock -c requirements/runtime.lock --extra demo --group dev pyproject.toml
+
+image: ## build the container image, aichats-worker
+	DOCKER_BUILDKIT=1 $(DOCKER) build --tag aichats-worker --build-arg BASE_IMAGE=$(BASE_IMAGE) --build-arg REVISION=$$(git rev-parse HEAD) \
+		--build-arg VERSION=$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' schemas/__init__.py) .
 
 clean: ## remove everything that the other targets made
 	rm -rf .venv build dist *.egg-info .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -53,6 +53,7 @@ helm.sh/chart: {{ printf "%s-%s" $.Chart.Name $.Chart.Version | replace "+" "_" 
 {{- $settings := mergeOverwrite $chosen (deepCopy .Values.settings) -}}
 {{- range $name, $_ := .Values.secrets -}}
 {{- if hasKey $.Values.settings $name }}{{ fail (printf "%s is set twice: under settings and under secrets." $name) }}{{ end -}}
+{{- $_ := unset $settings $name -}}
 {{- end -}}
 {{- toJson $settings -}}
 {{- end }}

@@ -1,6 +1,7 @@
 """The parts of the chart that are made from others; `make chart-docs` writes them.
 
-values.schema.json takes its settings and secrets from worker.settings, README.md its tables from that and from values.yaml.
+values.schema.json takes its settings and secrets from worker.settings, README.md its tables from there and from
+values.yaml.
 """
 
 import json
@@ -23,6 +24,11 @@ REQUIRED = (
 _KEPT = ("type", "enum", "minimum", "maximum", "exclusiveMinimum", "minLength")
 
 
+def secret_names() -> set[str]:
+    """The settings that are secret: never a value, always a key of a Secret."""
+    return {name.upper() for name, field in Settings.model_json_schema()["properties"].items() if _is_secret(field)}
+
+
 def settings_schema() -> dict[str, dict[str, Any]]:
     """The JSON schema of every setting by its variable's name, with the bounds of worker.settings."""
     return {name.upper(): _property(field) for name, field in Settings.model_json_schema()["properties"].items()}
@@ -33,7 +39,8 @@ def values_schema() -> str:
     schema: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text())
     settings = settings_schema()
     properties = schema["properties"]
-    properties["settings"] |= {"properties": settings, "required": list(REQUIRED)}
+    plain = {name: bounds for name, bounds in settings.items() if name not in secret_names()}
+    properties["settings"] |= {"properties": plain, "required": list(REQUIRED)}
     properties["secrets"]["properties"] = {name: {"$ref": "#/$defs/secretKey"} for name in settings}
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
@@ -43,6 +50,10 @@ def readme() -> str:
     text = (CHART / "README.md").read_text()
     text = _between(text, "values", "| Value | Default | Meaning |", _value_rows())
     return _between(text, "settings", "| Setting | Default | Meaning |", _setting_rows())
+
+
+def _is_secret(field: dict[str, Any]) -> bool:
+    return any(kind.get("format") == "password" for kind in field.get("anyOf", [field]))
 
 
 def _property(field: dict[str, Any]) -> dict[str, Any]:
@@ -57,7 +68,7 @@ def _property(field: dict[str, Any]) -> dict[str, Any]:
 def _setting_rows() -> list[str]:
     defaults = Settings.model_construct().masked()
     return [
-        f"| `{name.upper()}` | {f'`{defaults[name.upper()]}`' if defaults[name.upper()] else ''} | {field.description} |"
+        _row(name.upper(), defaults[name.upper()], field.description or "")
         for name, field in Settings.model_fields.items()
     ]
 
@@ -71,13 +82,16 @@ def _value_rows() -> list[str]:
             indent, key, default = match.groups()
             path = [*path[: len(indent) // 2], key]
             # The settings have a table of their own; `resources` is Kubernetes's.
-            if path[0] not in ("settings", "resources") or len(path) == 1:
-                if default or comment:
-                    rows.append(f"| `{'.'.join(path)}` | {f'`{default}`' if default else ''} | {comment} |")
+            if (path[0] not in ("settings", "resources") or len(path) == 1) and (default or comment):
+                rows.append(_row(".".join(path), default, comment))
             comment = ""
         else:
             comment = ""
     return rows
+
+
+def _row(name: str, default: str | None, meaning: str) -> str:
+    return f"| `{name}` | {f'`{default}`' if default else ''} | {meaning} |"
 
 
 def _between(text: str, mark: str, head: str, rows: list[str]) -> str:

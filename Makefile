@@ -1,13 +1,15 @@
 # Everything runs out of .venv, which is made from requirements/*.lock with nothing but Python's own venv and pip.
 PYTHON ?= python3
+DOCKER ?= docker
+BASE_IMAGE ?= python:3.13-slim-trixie
 BIN := .venv/bin
-# Quiet twice: pip's warnings are about its own configuration, and errors still show. Bytecode is compiled as it is needed.
-PIP := $(BIN)/python -m pip install -qq --no-compile --no-build-isolation
+# Quiet twice: pip's warnings are about its own configuration, and errors still show. The locks are complete: nothing is resolved.
+PIP := $(BIN)/python -m pip install -qq --no-compile --no-build-isolation --no-deps
 UV := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
 	--custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check schemas bench chaos fuzz lock clean
+.PHONY: help demo test check schemas bench lock image clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 \t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -42,11 +44,15 @@ lock: .venv/.dependencies ## pin all dependencies anew; with ARGS=--upgrade to t
 	$(UV) $(ARGS) -o requirements/runtime.lock pyproject.toml
 	$(UV) $(ARGS) -o requirements/dev.lock -c requirements/runtime.lock --extra demo --group dev pyproject.toml
 
+image: ## build the container image, aichats-worker
+	DOCKER_BUILDKIT=1 $(DOCKER) build --tag aichats-worker --build-arg BASE_IMAGE=$(BASE_IMAGE) --build-arg REVISION=$$(git rev-parse HEAD) \
+		--build-arg VERSION=$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' schemas/__init__.py) .
+
 clean: ## remove everything that the other targets made
 	rm -rf .venv build dist *.egg-info .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 .venv/.project: .venv/.dependencies pyproject.toml
-	@$(PIP) --no-deps -e .
+	@$(PIP) -e .
 	@touch $@
 
 # The build backend comes first and pinned: neither a dependency without a wheel nor the project itself fetches another.

@@ -1,0 +1,1 @@
+"""Tests of the Helm chart, and the files of it that are written from others."""

@@ -9,7 +9,7 @@ UV := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate
 	--custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check schemas bench lock image clean
+.PHONY: help demo test check schemas bench chaos fuzz chart chart-docs image wheel lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 \t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -37,22 +37,44 @@ chaos: .venv/.project ## kill and freeze workers and the broker under 2000 jobs;
 fuzz: .venv/.project ## 10,000 generated provider answers for each property
 	$(BIN)/pytest -q -m fuzz --hypothesis-profile=fuzz --timeout 1800 $(ARGS)
 
+chart: .venv/.chart .venv-checkov/.dependencies ## lint and test the chart and the Dockerfile (needs helm)
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/pytest tests/chart $(ARGS)
+
+chart-docs: .venv/.project ## write the chart's tables and schema of settings
+	$(BIN)/python -m tests.chart.written
+
+image: ## build the container image, aichats-worker
+	DOCKER_BUILDKIT=1 $(DOCKER) build --tag aichats-worker --build-arg BASE_IMAGE=$(BASE_IMAGE) --build-arg REVISION=$$(git rev-parse HEAD) \
+		--build-arg VERSION=$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' schemas/__init__.py) .
+
+wheel: .venv/.project ## build the wheel into dist/
+	@$(BIN)/python -m pip wheel -qq --no-deps --no-build-isolation -w dist .
+
 lock: .venv/.dependencies ## pin all dependencies anew; with ARGS=--upgrade to their newest releases
 	$(BIN)/python -m pip install -qq uv==0.13.9
 	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
 	| $(UV) $(ARGS) -o requirements/build.lock -
 	$(UV) $(ARGS) -o requirements/runtime.lock pyproject.toml
 	$(UV) $(ARGS) -o requirements/dev.lock -c requirements/runtime.lock --extra demo --group dev pyproject.toml
-
-image: ## build the container image, aichats-worker
-	DOCKER_BUILDKIT=1 $(DOCKER) build --tag aichats-worker --build-arg BASE_IMAGE=$(BASE_IMAGE) --build-arg REVISION=$$(git rev-parse HEAD) \
-		--build-arg VERSION=$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' schemas/__init__.py) .
+	$(UV) $(ARGS) -o requirements/chart.lock -c requirements/dev.lock requirements/chart.in
+	$(UV) $(ARGS) -o requirements/checkov.lock requirements/checkov.in
 
 clean: ## remove everything that the other targets made
-	rm -rf .venv build dist *.egg-info .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-checkov .tools build dist *.egg-info .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 .venv/.project: .venv/.dependencies pyproject.toml
 	@$(PIP) -e .
+	@touch $@
+
+.venv/.chart: .venv/.project requirements/chart.lock
+	@$(PIP) --require-hashes -r requirements/chart.lock
+	@touch $@
+
+.venv-checkov/.dependencies: .venv/.dependencies requirements/checkov.lock
+	@$(PYTHON) -m venv --clear .venv-checkov
+	@$(PIP:$(BIN)%=.venv-checkov/bin%) --require-hashes -r requirements/build.lock
+	@$(PIP:$(BIN)%=.venv-checkov/bin%) --require-hashes -r requirements/checkov.lock
 	@touch $@
 
 # The build backend comes first and pinned: neither a dependency without a wheel nor the project itself fetches another.

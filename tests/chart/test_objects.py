@@ -12,7 +12,12 @@ from tests.chart.conftest import Objects, Render, container, deployment, environ
 # The oldest that Chart.yaml allows, one in the middle, and the newest that the schemas know.
 KUBERNETES = ("1.27.0", "1.32.0", "1.37.0")
 # NACK publishes no models: what the contract names is tested below.
-OF_OPERATORS: dict[str, Any] = {"ScaledObject": ScaledObject, "PodMonitor": PodMonitor, "Stream": None, "Consumer": None}
+OF_OPERATORS: dict[str, Any] = {
+    "ScaledObject": ScaledObject,
+    "PodMonitor": PodMonitor,
+    "Stream": None,
+    "Consumer": None,
+}
 # YAML reads these as something else than text unless they are quoted; the last is as long as Helm allows.
 HOSTILE = ("y", "n", "on", "null", "true", "1e3", "0x10", "123", "1.5.0", f"a{'b' * 51}c")
 

@@ -200,7 +200,7 @@ class Jobs:
             stream=JStream(JOBS_STREAM, declare=False),
             durable=consumer_name(kind),
             pull_sub=PullSub(batch_size=1, timeout=FETCH_TIMEOUT_SECONDS),
-            inbox_prefix=inbox_prefix.encode(),  # FastStream ignores the connection's
+            inbox_prefix=f"{inbox_prefix}.".encode(),  # FastStream ignores the connection's
             ack_policy=AckPolicy.MANUAL,
             decoder=decode,
             no_reply=True,

@@ -171,4 +171,4 @@ def configure_logging(level: str, log_format: str) -> None:
     faststream = logging.getLogger("faststream")  # comes with a handler and a level of its own
     faststream.handlers.clear()
     faststream.propagate = True
-    faststream.setLevel(max(root.level, logging.WARNING))  # below that it tells of its own tasks
+    faststream.setLevel(max(root.level, logging.ERROR))  # below that it tells of its tasks, and what nats-py told us

@@ -1,6 +1,7 @@
 """Whatever bytes come, cut however: the right text or one typed error, never a hang, never text that was not sent."""
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
@@ -48,7 +49,9 @@ class Case:
     sized: bool
     status: int
 
-    def play(self, simulator: Simulator) -> None:
+    def play(self, simulator: Simulator) -> str:
+        """Prepare the answer, and return the prompt that gets it: under load, an earlier case's request may be late."""
+        prompt = f"case {next(NUMBERS)}"
         length = sum(map(len, self.parts)) + (self.end != "clean")
         faults: dict[str, list[Part]] = {"clean": [], "cut": [CUT], "hold": [HOLD]}
         script: list[Part] = [part for part in self.parts if part]
@@ -57,7 +60,9 @@ class Case:
             *faults[self.end],
             status=self.status,
             headers={"Content-Length": str(length)} if self.sized else {},
+            prompt=prompt,
         )
+        return prompt
 
     def sent(self) -> str:
         """What the whole body says when it comes in one piece."""
@@ -66,6 +71,7 @@ class Case:
         return text + decoder.finish() if self.end == "clean" and not decoder.ended else text
 
 
+NUMBERS = itertools.count()
 KINDS = st.sampled_from(sorted(DECODERS))
 CASES = st.builds(
     Case,
@@ -86,13 +92,13 @@ async def providers(simulator: Simulator) -> AsyncIterator[dict[str, Provider]]:
         await provider.close()
 
 
-async def outcome(provider: Provider) -> tuple[list[str], Finish | None, str | None]:
+async def outcome(provider: Provider, prompt: str = "hi") -> tuple[list[str], Finish | None, str | None]:
     """The pieces, how they ended, and the code of the error; never both of those."""
     pieces: list[str | Finish] = []
     code = None
     try:
         async with asyncio.timeout(20):
-            async for item in provider.text(ask("hi")):
+            async for item in provider.text(ask(prompt)):
                 pieces.append(item)  # noqa: PERF401 - what came before an error counts as well
     except WorkerError as error:
         code = error.code
@@ -106,8 +112,8 @@ async def outcome(provider: Provider) -> tuple[list[str], Finish | None, str | N
 async def test_any_bytes_give_text_that_was_sent_or_a_typed_error(
     providers: dict[str, Provider], simulator: Simulator, case: Case
 ) -> None:
-    case.play(simulator)
-    pieces, finish, code = await outcome(providers[case.kind])
+    prompt = case.play(simulator)
+    pieces, finish, code = await outcome(providers[case.kind], prompt)
     assert (finish is None) != (code is None)
     assert code != "internal"
     assert case.sent().startswith("".join(pieces))
@@ -120,11 +126,11 @@ async def test_any_bytes_give_text_that_was_sent_or_a_typed_error(
 async def test_any_bytes_give_an_image_or_a_typed_error(
     providers: dict[str, Provider], simulator: Simulator, case: Case
 ) -> None:
-    case.play(simulator)
+    prompt = case.play(simulator)
     picture = code = None
     try:
         async with asyncio.timeout(20):
-            picture = await providers[case.kind].image(ask("hi"))
+            picture = await providers[case.kind].image(ask(prompt))
     except WorkerError as error:
         code = error.code
     assert code != "internal"

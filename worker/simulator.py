@@ -23,7 +23,6 @@ In-process, `Simulator.script` gives the next answers byte for byte.
 import asyncio
 import json
 import ssl
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
@@ -82,11 +81,12 @@ class Received:
             return ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Script:
     parts: tuple[Part, ...]
     status: int
     headers: dict[str, str]
+    prompt: str | None
 
 
 class Simulator:
@@ -105,7 +105,7 @@ class Simulator:
         self.url = ""
         self.port = 0
         self._arrived = asyncio.Condition()
-        self._scripts: deque[_Script] = deque()
+        self._scripts: list[_Script] = []
         self._runner: web.AppRunner | None = None
 
     async def start(self, port: int, host: str, tls: ssl.SSLContext | None) -> None:
@@ -124,15 +124,18 @@ class Simulator:
         server = self._runner.server if self._runner else None
         return len(server.connections) if server else 0
 
-    def script(self, *parts: Part, status: int = 200, headers: dict[str, str] | None = None) -> None:
+    def script(
+        self, *parts: Part, status: int = 200, headers: dict[str, str] | None = None, prompt: str | None = None
+    ) -> None:
         """Answer the next request that no earlier script answers with exactly these parts.
 
         Args:
             parts: Bytes to send, each in a write of its own; a number of seconds to wait; CUT; or HOLD.
             status: The status line's.
             headers: Besides the usual ones. With Content-Length the body is sent as it is, else in chunks.
+            prompt: Only a request with this prompt; None for any.
         """
-        self._scripts.append(_Script(parts, status, headers or {}))
+        self._scripts.append(_Script(parts, status, headers or {}, prompt))
 
     async def received(self, count: int) -> Received:
         """Wait until `count` requests have come since the start, and return the last of those."""
@@ -165,16 +168,23 @@ class Simulator:
             self._arrived.notify_all()
         try:
             return await self._answer(request, received)
-        except (asyncio.CancelledError, ConnectionError):
-            received.closed_early = True
-            self.closed_early += 1
+        except asyncio.CancelledError:
+            self._went_early(received)
             raise
+        except ConnectionError:
+            self._went_early(received)
+            return web.Response()  # nobody reads it; raising would log a client's leave as an error
         finally:
             received.ended.set()
 
+    def _went_early(self, received: Received) -> None:
+        received.closed_early = True
+        self.closed_early += 1
+
     async def _answer(self, request: web.Request, received: Received) -> web.StreamResponse:
-        if self._scripts:
-            script = self._scripts.popleft()
+        script = next((one for one in self._scripts if one.prompt in (None, received.content)), None)
+        if script is not None:
+            self._scripts.remove(script)
             return await _send(request, script.parts, status=script.status, headers=script.headers)
         if request.path.startswith("/images/"):
             return await _send_image(request)

@@ -13,7 +13,6 @@ from worker.errors import (
     ProviderUnavailable,
     QuotaExhausted,
     RateLimited,
-    WorkerError,
 )
 from worker.provider.door import Door
 from worker.provider.opening import open_provider
@@ -41,7 +40,6 @@ def soon() -> float:
 
 
 HELLO = "[sim: words=1]"
-OVER = b"data: \\n\n"
 
 
 @pytest.mark.parametrize("kind", ["aichats", "openai"])
@@ -141,7 +139,8 @@ async def test_a_cancelled_probe_does_not_leave_the_circuit_half_open(open_door:
         await collect(door, ask(HELLO))
     probe.cancel()
     await asyncio.gather(probe, return_exceptions=True)
-    assert simulator.requests[1].closed_early or await simulator.requests[1].ended.wait()
+    await simulator.requests[1].ended.wait()
+    assert simulator.requests[1].closed_early
     assert (await collect(door, ask(HELLO)))[0] == "Hello"
 
 
@@ -203,7 +202,3 @@ async def test_openai_gets_its_own_names_of_the_models(simulator: Simulator) -> 
     await provider.close()
     assert b'"model":"llama3"' in simulator.requests[0].body
     assert b'"model":"flux"' in simulator.requests[1].body
-
-
-def test_every_error_of_the_provider_room_is_a_leaf_of_the_tree() -> None:
-    assert issubclass(ProviderUnavailable, WorkerError)

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -11,6 +10,8 @@ import time
 from pathlib import Path
 from typing import Self
 from urllib.request import urlopen
+
+from worker.embedded import binary
 
 ROOT = Path(__file__).parent.parent
 START_TIMEOUT_SECONDS = 15.0
@@ -23,13 +24,6 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def nats_server_binary() -> str:
-    beside = Path(sys.executable).parent / "nats-server"
-    found = str(beside) if beside.exists() else shutil.which("nats-server")
-    assert found, "nats-server is missing: install the package's extra `demo`"
-    return found
 
 
 def wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
@@ -59,7 +53,7 @@ class NatsServer:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Self:
-        command = [nats_server_binary(), "-a", "127.0.0.1", "-p", str(self.port), "-m", str(self.monitor_port)]
+        command = [binary(), "-a", "127.0.0.1", "-p", str(self.port), "-m", str(self.monitor_port)]
         command += ["-c", str(self._config), "-l", str(self._log)]
         if self._jetstream:
             command += ["-js", "-sd", str(self._store / "jetstream")]

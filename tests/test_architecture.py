@@ -20,7 +20,7 @@ ALLOWED = {
     "worker/text.py": set[str](),
     "worker/settings.py": {"worker.text"},
     "worker/call.py": {"schemas", "worker.errors", "worker.settings"},
-    "worker/reply.py": {"schemas", "worker.errors", "worker.call", "worker.provider"},
+    "worker/reply.py": {"schemas", "worker.errors", "worker.call", "worker.provider", "worker.text"},
     "worker/executor.py": {"schemas", "worker.errors", "worker.call", "worker.provider", "worker.reply"}
     | {"worker.telemetry"},
     "worker/provider": {"schemas", "worker.errors", "worker.provider", "worker.settings", "worker.text"},

@@ -21,6 +21,7 @@ from schemas.subjects import (
     Subjects,
 )
 from worker.call import Call
+from worker.text import ascii_line
 
 PUBLISH_TIMEOUT_SECONDS: Final = 5.0
 REASON_MAX_CHARS: Final = 200
@@ -90,7 +91,7 @@ class DeadLetters:
             nats.errors.Error: It is not stored.
         """
         headers = dict(call.headers) | {
-            DEAD_REASON: _line(reason),
+            DEAD_REASON: ascii_line(reason, REASON_MAX_CHARS),
             DEAD_CODE: code,
             DEAD_ATTEMPTS: str(call.attempt),
             DEAD_TIME: datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
@@ -100,7 +101,8 @@ class DeadLetters:
         size = len(body) + sum(len(name) + len(value) + 4 for name, value in headers.items())
         # nats-py does not count headers against max_payload, and then closes the connection for good.
         if size + HEADERS_MAX_BYTES > self._nc.max_payload:
-            headers[DEAD_REASON] = _line(f"(its body of {len(body)} bytes does not fit and is left out) {reason}")
+            left_out = f"(its body of {len(body)} bytes does not fit and is left out) {reason}"
+            headers[DEAD_REASON] = ascii_line(left_out, REASON_MAX_CHARS)
             body = b""
         subject = self._subjects.dead(call.kind, call.tenant, call.id)
         await self._js.publish(subject, body, headers=headers, timeout=PUBLISH_TIMEOUT_SECONDS)
@@ -142,10 +144,6 @@ class DeadLetters:
     async def drop(self, letter: DeadLetter) -> None:
         """Forget a letter."""
         await self._js.delete_msg(DEAD_STREAM, letter.seq)
-
-
-def _line(text: str) -> str:
-    return "".join(char if " " <= char <= "~" else "?" for char in text)[:REASON_MAX_CHARS]
 
 
 def _read(message: RawStreamMsg) -> DeadLetter:

@@ -19,7 +19,7 @@ from nats.js import JetStreamContext
 from schemas.events import ErrorCode
 from schemas.subjects import JOBS_STREAM, KINDS, OUT_STREAM, Kind, Subjects, is_reply_subject
 from worker.call import MODELS, Call, job_call
-from worker.deadletters import DeadLetters
+from worker.deadletters import REASON_MAX_CHARS, DeadLetters
 from worker.ending import last_point, stored_failure
 from worker.errors import (
     Abandoned,
@@ -37,6 +37,7 @@ from worker.reply import Completed, Reply
 from worker.streams import consumer_name
 from worker.subscriptions import SlottedFetch, limit_fetching
 from worker.telemetry import Telemetry
+from worker.text import ascii_line
 
 log = structlog.get_logger(__name__)
 
@@ -134,7 +135,7 @@ class JobDelivery:
 
 async def terminate(nc: Client, message: Msg, reason: str) -> None:
     """Take a job out of the queue, confirmed. nats-py's term() takes no reason, which the server's advisory shows."""
-    line = "".join(char if " " <= char <= "~" else "?" for char in reason)
+    line = ascii_line(reason, REASON_MAX_CHARS)
     await nc.request(message.reply, f"+TERM {line}".encode(), timeout=ACK_TIMEOUT_SECONDS)
 
 

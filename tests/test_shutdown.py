@@ -22,7 +22,7 @@ async def test_a_running_request_ends_well_and_the_probes_answer_meanwhile(
     nc: Client, spawn_worker: SpawnWorker
 ) -> None:
     worker = await spawn_worker(WORKER_JOBS="off")
-    exchange = await Exchange(nc).send(REQ, b"[sim: words=20 pause=0.1]")
+    exchange = await Exchange(nc).send(REQ, b"[sim: words=40 pause=0.1]")
     await exchange.event()
     worker.send(signal.SIGTERM)
     await until_status(worker, "/readyz", 503)

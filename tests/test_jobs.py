@@ -286,16 +286,21 @@ async def test_a_frozen_worker_publishes_nothing_after_its_lease(
     await broker.removed()
 
 
+@pytest.mark.parametrize("another_is_up", [True, False], ids=["another is up", "nobody is up"])
 async def test_a_job_whose_worker_dies_on_the_last_delivery_gets_its_end_from_another(
-    broker: Broker, spawn_worker: SpawnWorker
+    broker: Broker, spawn_worker: SpawnWorker, *, another_is_up: bool
 ) -> None:
     settings = settings_for(broker, WORKER_MAX_DELIVER="1")
     first = await spawn_worker(**settings)
     await provisioned(broker)
-    await broker.submit("[sim: words=100 pause=0.1]")
+    await broker.submit("[sim: words=300 pause=0.1]")
     await broker.events(3)
+    if another_is_up:
+        await spawn_worker(**settings)
     first.kill()
-    await spawn_worker(**settings)
+    if not another_is_up:
+        await asyncio.sleep(2)  # the server says that the job was given up, and nobody hears it
+        await spawn_worker(**settings)
     events = await broker.end()
     error = events[-1]
     assert (error.data.code, error.attempt) == ("internal", 1)

@@ -117,10 +117,30 @@ class Abandonments:
         self._subjects = subjects
 
     async def start(self) -> None:
-        """Listen to the server's advisories, one worker for each."""
+        """Listen to the server's advisories, one worker for each, and look for jobs whose advisory nobody heard."""
         for kind in KINDS:
             subject = f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{JOBS_STREAM}.{consumer_name(kind)}"
             await self._nc.subscribe(subject, queue=QUEUE, cb=self._told)
+        for kind in KINDS:
+            await self._sweep(kind)
+
+    async def _sweep(self, kind: Kind) -> None:
+        """End what was given up while no worker was up.
+
+        Only where nothing is in work: then whatever was delivered and is still there is not delivered again.
+        """
+        info = await self._js.consumer_info(JOBS_STREAM, consumer_name(kind))
+        if info.num_ack_pending or info.delivered is None:
+            return
+        subject, seq = self._subjects.job(kind), 1
+        while seq <= info.delivered.stream_seq:
+            try:
+                message = await self._js.get_msg(JOBS_STREAM, seq=seq, subject=subject, next=True)
+            except NotFoundError:
+                return
+            seq = int(message.seq or 0) + 1
+            if seq <= info.delivered.stream_seq + 1:
+                await self._end(seq - 1, info.config.max_deliver or 1)
 
     async def _told(self, message: Msg) -> None:
         try:

@@ -22,7 +22,8 @@ ALLOWED = {
     "worker/call.py": {"schemas", "worker.errors", "worker.settings"},
     "worker/reply.py": {"schemas", "worker.errors", "worker.call", "worker.provider", "worker.text"},
     "worker/executor.py": {"schemas", "worker.errors", "worker.call", "worker.provider", "worker.reply"}
-    | {"worker.telemetry"},
+    | {"worker.slots", "worker.telemetry"},
+    "worker/slots.py": set[str](),
     "worker/provider": {"schemas", "worker.errors", "worker.provider", "worker.settings", "worker.text"},
 }
 

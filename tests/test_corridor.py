@@ -253,17 +253,6 @@ async def test_a_running_id_is_a_duplicate_and_free_again_after_its_end(nc: Clie
     assert (await ask(nc, REQ_TEXT, b"[sim: words=1]", {"Nats-Msg-Id": "same"}))[-1].type == "done"
 
 
-async def test_with_all_slots_taken_the_next_is_told_at_once(nc: Client, start_worker: StartWorker) -> None:
-    await start_worker(worker_concurrency_max=1, worker_image_concurrency_max=1)
-    running = await Exchange(nc).send(REQ_TEXT, b"[sim: words=2 pause=2]")
-    await running.event()
-    (error,) = await ask(nc, REQ_TEXT, b"hi")
-    assert (error.data.code, error.data.retryable) == ("overloaded", True)
-    assert (await ask(nc, REQ_IMAGE, b"[sim: bytes=1000]"))[-1].type == "done", "images have slots of their own"
-    await running.all()
-    assert (await ask(nc, REQ_TEXT, b"[sim: words=1]"))[-1].type == "done"
-
-
 @pytest.mark.parametrize("reply", ["$JS.API.STREAM.PURGE.X", "ai.v1.req.text.default", "_INBOX", f"_INBOX.{'x' * 255}"])
 async def test_a_reply_subject_that_is_no_inbox_is_dropped_and_counted(
     nc: Client, worker: App, simulator: Simulator, reply: str

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import signal
+from collections.abc import Callable
 from typing import Any
 
 import structlog
@@ -13,7 +14,8 @@ from nats.errors import Error as NatsError
 from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js import JetStreamContext
 
-from schemas.subjects import Subjects
+from schemas.subjects import Kind, Subjects
+from worker.admission import Admission
 from worker.call import Limits
 from worker.cancel import Cancels
 from worker.connection import CONNECT_TIMEOUT_SECONDS, security
@@ -27,8 +29,9 @@ from worker.provider.opening import open_provider
 from worker.reply import Replies
 from worker.resume import Resumes
 from worker.settings import Settings
+from worker.slots import Slots
 from worker.streams import Provisioner, ProvisionRefused
-from worker.subscriptions import leave, settle
+from worker.subscriptions import settle
 from worker.telemetry import Telemetry, faststream_metrics
 from worker.web import Web
 
@@ -58,6 +61,11 @@ class App:
         self.provider = provider or open_provider(settings)
         self.telemetry.watch_provider(lambda: self.provider.working)
         self.replies = Replies(settings.worker_keepalive_seconds)
+        self.slots: dict[Kind, Slots] = {
+            "text": Slots(settings.worker_concurrency_max),
+            "image": Slots(settings.worker_image_concurrency_max),
+        }
+        self.admission = Admission(self.slots, self.subjects)
         self.executor = Executor(
             provider=self.provider,
             replies=self.replies,
@@ -67,12 +75,17 @@ class App:
                 timeout_seconds_max=settings.worker_timeout_seconds_max,
                 allow_proxy=settings.worker_allow_request_proxy,
             ),
-            slots={"text": settings.worker_concurrency_max, "image": settings.worker_image_concurrency_max},
+            slots=self.slots,
             telemetry=self.telemetry,
         )
-        self.broker = _broker(settings, self.telemetry)
-        core = Core(self.executor, self.telemetry, strict_tenant_inbox=settings.worker_strict_tenant_inbox)
-        self.core_subscribers = core.subscribe(self.broker, self.subjects)
+        self.broker = _broker(settings, self.telemetry, on_reconnect=self.admission.again)
+        self._core = Core(
+            self.executor,
+            self.telemetry,
+            elsewhere=self.admission.elsewhere,
+            strict_tenant_inbox=settings.worker_strict_tenant_inbox,
+        )
+        self._core_subscribers = self._core.subscribe(self.broker, self.subjects)
         self.web = Web(self.broker, self.telemetry.registry, live=self._live, ready=self._ready)
         self.jobs: Jobs | None = None
         self._resumes: Resumes | None = None
@@ -97,6 +110,7 @@ class App:
         max_deliver = self.settings.worker_max_deliver if self.settings.worker_jobs else 0
         await Cancels(nc, self.executor, self.subjects, max_deliver=max_deliver).start()
         await self.broker.start()
+        await self.admission.start(nc, self._core_subscribers, self._core.accept)
         await settle(nc)  # broker.start() returns before the server has the subscriptions
         self._subscribed = True
         if self.settings.worker_jobs:
@@ -128,6 +142,7 @@ class App:
             nc,
             js,
             executor=self.executor,
+            slots=self.slots,
             subjects=self.subjects,
             telemetry=self.telemetry,
             retries=retries,
@@ -174,11 +189,10 @@ class App:
         if self._starting_jobs is not None:
             self._starting_jobs.cancel()
         if nc is not None:
-            for subscriber in self.core_subscribers:
-                try:
-                    await leave(nc, subscriber)
-                except (NatsError, TimeoutError) as error:
-                    log.warning("left without the broker's word", error=type(error).__name__)
+            try:
+                await self.admission.leave()
+            except (NatsError, TimeoutError) as error:
+                log.warning("left without the broker's word", error=type(error).__name__)
         if self.jobs is not None:
             await self.jobs.leave()
         cut = await self.executor.drain(self.settings.worker_drain_timeout_seconds)
@@ -245,15 +259,16 @@ async def serve(settings: Settings) -> int:
     return 1 if cut else 0
 
 
-def _broker(settings: Settings, telemetry: Telemetry) -> NatsBroker:
+def _broker(settings: Settings, telemetry: Telemetry, *, on_reconnect: Callable[[], object]) -> NatsBroker:
     async def on_error(error: Exception) -> None:
         log.warning("nats", error=str(error) or type(error).__name__)
 
     async def on_disconnect() -> None:
         log.info("nats disconnected")
 
-    async def on_reconnect() -> None:
+    async def on_reconnected() -> None:
         log.info("nats reconnected")
+        on_reconnect()
 
     async def on_closed() -> None:
         log.info("nats connection closed")
@@ -264,7 +279,7 @@ def _broker(settings: Settings, telemetry: Telemetry) -> NatsBroker:
         security=security(settings),
         error_cb=on_error,
         disconnected_cb=on_disconnect,
-        reconnected_cb=on_reconnect,
+        reconnected_cb=on_reconnected,
         closed_cb=on_closed,
         connect_timeout=CONNECT_TIMEOUT_SECONDS,
         reconnect_time_wait=RECONNECT_WAIT_SECONDS,

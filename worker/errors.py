@@ -8,6 +8,7 @@ WorkerError
 
 Abandoned     nobody is to be answered any more: not an error of the wire
 ├── RequesterGone
+├── HandedOver
 └── LeaseLost
 """
 
@@ -153,10 +154,22 @@ _ADVICE: dict[Phase, str] = {
 class Abandoned(Exception):
     """Nothing more is published for this request, no end either."""
 
+    label: ClassVar[str]
+
 
 class RequesterGone(Abandoned):
     """Nobody listens on the reply subject any more."""
 
+    label = "gone"
+
+
+class HandedOver(Abandoned):
+    """Another worker had room, and answers it."""
+
+    label = "handed_over"
+
 
 class LeaseLost(Abandoned):
     """The job's lease is older than 0.8 x ack_wait: another worker may have it by now."""
+
+    label = "lease_lost"

@@ -2,8 +2,7 @@
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from typing import Protocol
 
@@ -25,6 +24,7 @@ from worker.errors import (
 )
 from worker.provider import Finish, Provider, Question
 from worker.reply import Completed, Replies, Reply
+from worker.slots import Slots
 from worker.telemetry import Telemetry
 
 log = structlog.get_logger(__name__)
@@ -57,8 +57,8 @@ class Delivery(Protocol):
     def held(self, stop: Callable[[Abandoned], object]) -> AbstractAsyncContextManager[None]:
         """Hold what the call needs while it is here, a job's lease; `stop` says that it is lost."""
 
-    async def settle(self, reply: Reply, outcome: Outcome) -> None:
-        """Bring the request to its one end. Called once."""
+    async def settle(self, reply: Reply, outcome: Outcome) -> Outcome:
+        """Bring the request to its one end. Called once. Returns what it came to, which may be something else."""
 
 
 class Run:
@@ -97,76 +97,6 @@ class Run:
         return self._cause
 
 
-class Slots:
-    """How many requests of a kind run at once.
-
-    Core requests never wait here. A job may: the slot that was free when it was fetched can be taken when it arrives.
-    It then gets the next one, before any core request.
-    """
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-        self._held = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
-        self._room = asyncio.Event()
-        self._room.set()
-
-    @property
-    def free(self) -> int:
-        """How many may start at once; not above 0 while somebody waits."""
-        return self.count - self._held - len(self._waiting)
-
-    async def room(self, timeout_seconds: float) -> bool:
-        """Wait until one is free. False where none was within `timeout_seconds`."""
-        try:
-            async with asyncio.timeout(timeout_seconds):
-                await self._room.wait()
-        except TimeoutError:
-            return False
-        return True
-
-    @asynccontextmanager
-    async def taken(self) -> AsyncIterator[None]:
-        """Hold one, waiting for it where none is free."""
-        if self.free > 0:
-            self._held += 1
-        else:
-            await self._handed_over()
-        self._changed()
-        try:
-            yield
-        finally:
-            self._release()
-
-    async def _handed_over(self) -> None:
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self._release()  # it came in the same moment: pass it on
-            else:
-                self._waiting.remove(turn)
-                self._changed()
-            raise
-
-    def _release(self) -> None:
-        while self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)  # handed over as it is: nobody else can take it in between
-                return
-        self._held -= 1
-        self._changed()
-
-    def _changed(self) -> None:
-        if self.free > 0:
-            self._room.set()
-        else:
-            self._room.clear()
-
-
 class Executor:
     """Takes every delivery, of core and of JetStream alike, to exactly one end.
 
@@ -174,30 +104,30 @@ class Executor:
         provider: Where answers come from.
         replies: Where events go.
         limits: What requests may hold.
-        slots: How many requests of a kind run at once; nothing queues here.
+        slots: Of each kind; no core request waits for one.
         telemetry: What is counted.
     """
 
     def __init__(
-        self, *, provider: Provider, replies: Replies, limits: Limits, slots: dict[Kind, int], telemetry: Telemetry
+        self, *, provider: Provider, replies: Replies, limits: Limits, slots: Mapping[Kind, Slots], telemetry: Telemetry
     ) -> None:
         self._provider = provider
         self._replies = replies
         self._limits = limits
-        self._slots: dict[Kind, Slots] = {kind: Slots(count) for kind, count in slots.items()}
+        self._slots = slots
         self._telemetry = telemetry
         self._runs: dict[tuple[str, str], Run] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self, delivery: Delivery) -> None:
-        """Run a delivery in a task of its own: FastStream cancels siblings together, and its frames cost each await."""
-        task = asyncio.create_task(self.run(delivery), name=f"{delivery.call.mode}:{delivery.call.id}")
+        """Run a delivery in a task of its own: FastStream cancels siblings together, and its frames cost each await.
+
+        Its slot is taken now and not in the task: whoever looks next sees what is free.
+        """
+        has_slot = self._slots[delivery.call.kind].take()
+        task = asyncio.create_task(self._run(delivery, has_slot), name=f"{delivery.call.mode}:{delivery.call.id}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-    async def room(self, kind: Kind, timeout_seconds: float) -> bool:
-        """Wait until a slot of a kind is free. False where none was within `timeout_seconds`."""
-        return await self._slots[kind].room(timeout_seconds)
 
     def cancel(self, tenant: str, request_id: str) -> bool:
         """Stop a running request for its requester. False where none runs under that tenant and id."""
@@ -214,7 +144,7 @@ class Executor:
             await asyncio.wait(self._tasks, timeout=STOP_TIMEOUT_SECONDS)
         return cut
 
-    async def run(self, delivery: Delivery) -> None:
+    async def _run(self, delivery: Delivery, has_slot: bool) -> None:
         """Take one delivery to its end. Raises nothing."""
         run = Run(delivery)
         with (
@@ -224,17 +154,17 @@ class Executor:
             ) as reply,
         ):
             async with delivery.held(run.stop):
-                record.outcome = outcome = await self._outcome(run, reply)
+                outcome = await self._outcome(run, reply, has_slot)
                 try:
-                    await delivery.settle(reply, outcome)
+                    record.outcome = await delivery.settle(reply, outcome)
                 except Exception:  # the last frame of a request: there is nobody left to tell
                     record.outcome = Internal("the end could not be published")
                     log.exception("end not published", id=delivery.call.id)
 
-    async def _outcome(self, run: Run, reply: Reply) -> Outcome:
+    async def _outcome(self, run: Run, reply: Reply, has_slot: bool) -> Outcome:
         """The one place that turns whatever happens to a request into its outcome."""
         try:
-            async with self._slot(run):
+            async with self._slot(run, has_slot):
                 outcome: Outcome = await self._answer(run, reply)
         except (WorkerError, Abandoned) as end:
             outcome = end
@@ -246,17 +176,21 @@ class Executor:
         return run.end() or outcome
 
     @asynccontextmanager
-    async def _slot(self, run: Run) -> AsyncIterator[None]:
+    async def _slot(self, run: Run, has_slot: bool) -> AsyncIterator[None]:
         """Hold the call's id and a slot of its kind. Both are free before the end is published: the next may come."""
         call = run.delivery.call
         key, slots = (call.tenant, call.id), self._slots[call.kind]
         if key in self._runs:
+            if has_slot:
+                slots.give_back()
             raise Duplicate("a request with this tenant and id is running; wait for its end or use another id")
-        if call.mode != "job" and slots.free <= 0:
-            raise Overloaded(f"all {slots.count} {call.kind} slots of this worker are taken; try again")
+        if not has_slot and call.mode != "job":
+            raise Overloaded(f"all {slots.count} {call.kind} slots are taken; try again")
         self._runs[key] = run
         try:
-            async with slots.taken():
+            if not has_slot:
+                await slots.wait()
+            async with slots.held():
                 yield
         finally:
             del self._runs[key]

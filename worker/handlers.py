@@ -1,6 +1,6 @@
 """The subscribers: what the worker takes from NATS, a line or two each."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Literal
 
@@ -10,47 +10,68 @@ from faststream.nats.subscriber.usecases import CoreSubscriber
 from schemas.events import StreamEvent
 from schemas.subjects import KINDS, QUEUE, Kind, Subjects, is_reply_subject
 from worker.call import MODELS, Call, core_call
-from worker.errors import Abandoned, TooLarge, WorkerError
+from worker.errors import Abandoned, HandedOver, Overloaded, TooLarge, WorkerError
 from worker.executor import Executor, Outcome
 from worker.reply import Reply
 from worker.telemetry import Telemetry
 
 CoreMode = Literal["req", "ask"]
 MODES: tuple[CoreMode, ...] = ("req", "ask")
+Elsewhere = Callable[[Call], Awaitable[HandedOver | Overloaded]]
 
 
 class CoreDelivery:
-    """A `req` or an `ask`: whatever its outcome, the requester is told at once, and it is never run again."""
+    """A `req` or an `ask`: whatever its outcome, the requester is told at once, and it is never run again.
+
+    Args:
+        call: What is asked.
+        elsewhere: Looks for a worker that has room, where this one has none, and says what came of it.
+    """
 
     queued_seconds = 0.0  # core NATS stores nothing and stamps nothing
     js = None
     guard = None
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: Call, elsewhere: Elsewhere) -> None:
         self.call = call
+        self._elsewhere = elsewhere
 
     def held(self, _stop: Callable[[Abandoned], object]) -> AbstractAsyncContextManager[None]:
         """Nothing is held: nobody else can have it."""
         return nullcontext()
 
-    async def settle(self, reply: Reply, outcome: Outcome) -> None:
-        """Publish the end."""
+    async def settle(self, reply: Reply, outcome: Outcome) -> Outcome:
+        """Publish the end, or have another worker do it all."""
+        if isinstance(outcome, Overloaded):
+            reply.hush()  # the other one's events begin at 0
+            outcome = await self._elsewhere(self.call)
         if isinstance(outcome, Abandoned):
             reply.abandon()
-        elif isinstance(outcome, WorkerError):
+            return outcome
+        if isinstance(outcome, WorkerError):
             await reply.fail(outcome)
-        else:
-            try:
-                await reply.done(outcome)
-            except TooLarge as error:
-                await reply.fail(error)
+            return outcome
+        try:
+            await reply.done(outcome)
+        except TooLarge as error:
+            await reply.fail(error)
+            return error
+        return outcome
 
 
 class Core:
     """The core subscribers and the rule of who is answered at all (contract, section 5)."""
 
-    def __init__(self, executor: Executor, telemetry: Telemetry, *, strict_tenant_inbox: bool) -> None:
+    def __init__(
+        self,
+        executor: Executor,
+        telemetry: Telemetry,
+        *,
+        elsewhere: Elsewhere,
+        strict_tenant_inbox: bool,
+    ) -> None:
         self._executor = executor
+        self._elsewhere = elsewhere
         self._telemetry = telemetry
         self._strict = strict_tenant_inbox
 
@@ -61,11 +82,11 @@ class Core:
         elif not is_reply_subject(call.reply_to, tenant=call.tenant if self._strict else None):
             self._telemetry.dropped(call, "forbidden_reply")
         else:
-            self._executor.start(CoreDelivery(call))
+            self._executor.start(CoreDelivery(call, self._elsewhere))
 
-    def subscribe(self, broker: NatsBroker, subjects: Subjects) -> list[CoreSubscriber]:
+    def subscribe(self, broker: NatsBroker, subjects: Subjects) -> dict[Kind, list[CoreSubscriber]]:
         """Declare the four core subscribers; broker.start() subscribes them."""
-        return [self._declare(broker, subjects, mode, kind) for mode in MODES for kind in KINDS]
+        return {kind: [self._declare(broker, subjects, mode, kind) for mode in MODES] for kind in KINDS}
 
     def _declare(self, broker: NatsBroker, subjects: Subjects, mode: CoreMode, kind: Kind) -> CoreSubscriber:
         async def decode(message: NatsMessage) -> Call:

@@ -2,11 +2,10 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from typing import Final
 
 import structlog
@@ -34,6 +33,7 @@ from worker.errors import (
 from worker.executor import Executor, Outcome
 from worker.lease import Lease, Pulse
 from worker.reply import Completed, Reply
+from worker.slots import Slots
 from worker.streams import consumer_name
 from worker.subscriptions import SlottedFetch, limit_fetching
 from worker.telemetry import Telemetry
@@ -94,7 +94,7 @@ class JobDelivery:
         async with self._lease.kept(self._nc, stop):
             yield
 
-    async def settle(self, reply: Reply, outcome: Outcome) -> None:
+    async def settle(self, reply: Reply, outcome: Outcome) -> Outcome:
         """Bring the job to its one end, or give it back."""
         if isinstance(outcome, Completed) and self._nc.stats["reconnects"] != self._reconnects:
             # Events that were on their way when the connection broke are lost: the end would close a stream with a gap.
@@ -102,8 +102,10 @@ class JobDelivery:
         try:
             self._lease.check()
             await self._settle(reply, outcome)
-        except LeaseLost:
+        except LeaseLost as lost:
             reply.abandon()
+            return lost
+        return outcome
 
     async def _settle(self, reply: Reply, outcome: Outcome) -> None:
         if isinstance(outcome, Abandoned):
@@ -146,6 +148,7 @@ class Jobs:
         nc: The connection.
         js: JetStream on it; the streams and consumers are there.
         executor: Runs the jobs.
+        slots: Of each kind; a job is fetched for a free one.
         subjects: Below the worker's prefix.
         telemetry: Counts what cannot be answered.
         retries: How often and when a job is tried again.
@@ -159,6 +162,7 @@ class Jobs:
         js: JetStreamContext,
         *,
         executor: Executor,
+        slots: Mapping[Kind, Slots],
         subjects: Subjects,
         telemetry: Telemetry,
         retries: Retries,
@@ -168,6 +172,7 @@ class Jobs:
         self._nc = nc
         self._js = js
         self._executor = executor
+        self._slots = slots
         self._subjects = subjects
         self._telemetry = telemetry
         self._retries = retries
@@ -210,7 +215,7 @@ class Jobs:
         )
         subscriber(handle)
         await subscriber.start()
-        self._fetching.append(limit_fetching(subscriber, partial(self._executor.room, kind)))
+        self._fetching.append(limit_fetching(subscriber, self._slots[kind].room))
 
     async def accept(self, message: Msg, kind: Kind) -> None:
         """Start a job, or give it up where its events may not be published."""

@@ -67,8 +67,8 @@ class Reply:
     """
 
     __slots__ = (
-        "_ask", "_call", "_ended", "_first", "_guard", "_images", "_js", "_keepalive", "_last", "_last_probe", "_nc",
-        "_probe", "_seq", "_tail", "_texts",
+        "_ask", "_call", "_ended", "_first", "_guard", "_hushed", "_images", "_js", "_keepalive", "_last",
+        "_last_probe", "_nc", "_probe", "_seq", "_tail", "_texts",
     )  # fmt: skip
 
     def __init__(
@@ -92,6 +92,7 @@ class Reply:
         self._tail = f',"id":"{call.id}","attempt":{call.attempt},"seq":'.encode()
         self._seq = first_seq
         self._ended = False
+        self._hushed = False
         self._texts: list[str] = []
         self._images: list[Picture] = []
         self._first: float | None = None
@@ -191,6 +192,10 @@ class Reply:
         headers = {SERVICE_ERROR: ascii_line(error.message, HEADER_MAX_CHARS), SERVICE_ERROR_CODE: str(error.number)}
         await self._end(self._payload(b"error", orjson.dumps(data)), headers)
 
+    def hush(self) -> None:
+        """Publish no status any more: if anything comes, it is the end."""
+        self._hushed = True
+
     def abandon(self) -> None:
         """Publish nothing more, no end either."""
         self._ended = True
@@ -249,7 +254,7 @@ class Reply:
 
     async def keep_alive(self, now: float) -> None:
         """Publish a status if one is due. Never for an `ask`, which gets one event."""
-        if not self._ask and not self._ended and now - self._last >= self._keepalive:
+        if not (self._ask or self._ended or self._hushed) and now - self._last >= self._keepalive:
             await self.status()
 
 

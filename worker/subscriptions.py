@@ -5,12 +5,12 @@ the queue group and swallows requests. Leaving comes first here, and with a real
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
 import structlog
-from faststream.nats.subscriber.usecases import CoreSubscriber, PullStreamSubscriber
+from faststream.nats.subscriber.usecases import PullStreamSubscriber
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
@@ -32,21 +32,34 @@ async def settle(nc: Client) -> None:
     await nc.flush()
 
 
-async def leave(nc: Client, subscriber: CoreSubscriber) -> None:
-    """Take a subscriber out of its queue group; messages that had already arrived are still handled.
+async def step_out(nc: Client, subscriptions: Iterable[Any]) -> None:
+    """Have the server route nothing more to these subscriptions; what is on its way is still handled.
+
+    Only the server forgets them, which nats-py's unsubscribe() and drain() do not offer. Commands and messages of a
+    connection keep their order: what is published after this cannot come back.
+    """
+    for subscription in subscriptions:
+        await nc._send_unsubscribe(subscription._id)  # noqa: SLF001
+
+
+async def step_in(nc: Client, subscriptions: Iterable[Any]) -> None:
+    """Have the server route to these subscriptions again."""
+    for subscription in subscriptions:
+        await nc._send_subscribe(subscription)  # noqa: SLF001
+
+
+async def leave(nc: Client, subscriptions: Iterable[Any]) -> None:
+    """End subscriptions; messages that had already arrived are still handled.
 
     Raises:
         TimeoutError: The server did not answer within LEAVE_TIMEOUT_SECONDS.
         nats.errors.Error: The connection is gone.
     """
-    subscription: Any = subscriber.subscription
-    if subscription is None:
-        return
-    subscriber.subscription = None  # FastStream's stop() must not unsubscribe it again
     async with asyncio.timeout(LEAVE_TIMEOUT_SECONDS):
-        await nc._send_unsubscribe(subscription._id)  # noqa: SLF001 - drain() alone removes it before the barrier
-        await settle(nc)
-        await subscription.drain()
+        await step_out(nc, subscriptions)
+        await settle(nc)  # drain() alone removes it before the barrier
+        for subscription in subscriptions:
+            await subscription.drain()
 
 
 def limit_fetching(subscriber: PullStreamSubscriber, room: Callable[[float], Awaitable[bool]]) -> "SlottedFetch":

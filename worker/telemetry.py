@@ -13,7 +13,7 @@ from faststream.prometheus import ConsumeAttrs, MetricsSettingsProvider, Prometh
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from worker.call import Call
-from worker.errors import Abandoned, Cancelled, RequesterGone, WorkerError
+from worker.errors import Abandoned, Cancelled, HandedOver, WorkerError
 from worker.reply import Completed
 
 log = structlog.get_logger("worker.request")
@@ -29,12 +29,12 @@ class Record:
 
     @property
     def label(self) -> str:
-        """`done`, `gone`, `lease_lost`, or the error's code."""
+        """`done`, `gone`, `handed_over`, `lease_lost`, or the error's code."""
         if isinstance(self.outcome, Completed):
             return "done"
         if isinstance(self.outcome, WorkerError):
             return str(self.outcome.code)
-        return "gone" if isinstance(self.outcome, RequesterGone) else "lease_lost"
+        return "internal" if self.outcome is None else self.outcome.label
 
 
 @dataclass(slots=True)
@@ -87,7 +87,8 @@ class Telemetry:
             seconds = time.monotonic() - started
             self._requests.labels(call.mode, call.kind, record.label).inc()
             self._duration.labels(call.mode, call.kind).observe(seconds)
-            self._count(call, record, seconds)
+            if not isinstance(record.outcome, HandedOver):
+                self._count(call, record, seconds)
             log.info(
                 "request ended",
                 mode=call.mode,

@@ -33,6 +33,7 @@ from worker.slots import Slots
 from worker.streams import Provisioner, ProvisionRefused
 from worker.subscriptions import settle
 from worker.telemetry import Telemetry, faststream_metrics
+from worker.text import ascii_line
 from worker.web import Web
 
 log = structlog.get_logger(__name__)
@@ -42,6 +43,7 @@ FLUSH_TIMEOUT_SECONDS = 5.0  # nats-py has none by default: a frozen server woul
 PING_INTERVAL_SECONDS = 10  # with two unanswered pings, a frozen server is left after 30 s
 PENDING_MAX_BYTES = 16 * 1024 * 1024  # nats-py's 2 MiB hold two parts of an image while it reconnects
 CLOSE_TIMEOUT_SECONDS = 5.0
+CLOSED_REASON_MAX_CHARS = 200
 JETSTREAM_TIMEOUT_SECONDS = 5.0
 JETSTREAM_RETRY_SECONDS = 5.0
 
@@ -78,7 +80,7 @@ class App:
             slots=self.slots,
             telemetry=self.telemetry,
         )
-        self.broker = _broker(settings, self.telemetry, on_reconnect=self.admission.again)
+        self.broker = _broker(settings, self.telemetry, on_reconnect=self.admission.again, on_closed=self._closed)
         self._core = Core(
             self.executor,
             self.telemetry,
@@ -214,10 +216,19 @@ class App:
         await self.provider.close()
         await self.web.stop()
 
+    def _closed(self) -> None:
+        if self._draining:
+            log.info("nats connection closed")
+        else:
+            log.error("nats connection closed for good: this worker has to be restarted", error=self._closed_because())
+
+    def _closed_because(self) -> str:
+        return ascii_line(str(self.broker.connection.last_error or "unknown"), CLOSED_REASON_MAX_CHARS)
+
     def _live(self) -> tuple[bool, dict[str, Any]]:
         # The event loop answers this. Of the broker only what no wait can mend counts: a restart then helps.
         closed = self._subscribed and not self._draining and self.broker.connection.is_closed
-        return not closed, {"live": not closed, "nats_closed_for_good": closed}
+        return not closed, {"live": not closed, "nats_closed_for_good": self._closed_because() if closed else None}
 
     def _ready(self) -> tuple[bool, dict[str, Any]]:
         connected = self._subscribed and self.broker.connection.is_connected
@@ -259,7 +270,9 @@ async def serve(settings: Settings) -> int:
     return 1 if cut else 0
 
 
-def _broker(settings: Settings, telemetry: Telemetry, *, on_reconnect: Callable[[], object]) -> NatsBroker:
+def _broker(
+    settings: Settings, telemetry: Telemetry, *, on_reconnect: Callable[[], object], on_closed: Callable[[], object]
+) -> NatsBroker:
     async def on_error(error: Exception) -> None:
         log.warning("nats", error=str(error) or type(error).__name__)
 
@@ -270,8 +283,8 @@ def _broker(settings: Settings, telemetry: Telemetry, *, on_reconnect: Callable[
         log.info("nats reconnected")
         on_reconnect()
 
-    async def on_closed() -> None:
-        log.info("nats connection closed")
+    async def on_close() -> None:
+        on_closed()
 
     return NatsBroker(
         settings.nats_servers,
@@ -280,7 +293,7 @@ def _broker(settings: Settings, telemetry: Telemetry, *, on_reconnect: Callable[
         error_cb=on_error,
         disconnected_cb=on_disconnect,
         reconnected_cb=on_reconnected,
-        closed_cb=on_closed,
+        closed_cb=on_close,
         connect_timeout=CONNECT_TIMEOUT_SECONDS,
         reconnect_time_wait=RECONNECT_WAIT_SECONDS,
         max_reconnect_attempts=-1,  # with nats-py's 60 attempts it would close for good, which nothing mends

@@ -195,7 +195,7 @@ async def test_a_connection_closed_for_good_fails_liveness_and_says_why_and_the_
     assert await worker.status("/readyz") == 503
     await until(lambda: "closed for good" in worker.log)
     (line,) = (line for line in worker.log.splitlines() if "closed for good" in line)
-    assert "User Authentication Revoked" in line
+    assert "user authentication revoked" in line
     busy, began = busy_seconds(worker.process.pid), time.monotonic()
     await asyncio.sleep(1.5)
     share = (busy_seconds(worker.process.pid) - busy) / (time.monotonic() - began)

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
@@ -33,6 +34,7 @@ EARLY: Final = (55.0, 65.0)
 LATE_SECONDS: Final = 10.0
 GROWTH_MAX: Final = 0.1
 IDLE_SECONDS: Final = 15.0
+KEPT_SECONDS: Final = 40.0  # the provider's idle connections are closed by then
 RECOVERY_SECONDS: Final = 30.0
 TROUBLE_EVERY_SECONDS: Final = 20.0
 FROZEN_SECONDS: Final = 3.0
@@ -179,12 +181,16 @@ class Soak:
 
     async def idle(self, quiet: Sample) -> Sample:
         """Wait until nothing runs and no more is held than before the load; IDLE_SECONDS at most."""
-        deadline = time.monotonic() + IDLE_SECONDS
+        sample = await self._until(IDLE_SECONDS, lambda sample: not sample.running and _same_idle(quiet, sample))
+        if self.seconds < JUDGED_SECONDS:
+            return sample
+        return await self._until(KEPT_SECONDS, lambda sample: sample.fds <= quiet.fds * (1 + GROWTH_MAX))
+
+    async def _until(self, seconds: float, calm: Callable[[Sample], bool]) -> Sample:
+        deadline = time.monotonic() + seconds
         while True:
             sample = await asyncio.to_thread(self.sample)
-            # The provider's idle connections are kept for a while; a short run does not wait for them.
-            calm = sample.running == 0 and (sample.fds <= quiet.fds or self.seconds < JUDGED_SECONDS)
-            if (calm and _same_idle(quiet, sample)) or time.monotonic() > deadline:
+            if calm(sample) or time.monotonic() > deadline:
                 return sample
             await asyncio.sleep(0.5)
 
@@ -233,6 +239,8 @@ def judge(soak: Soak, load: Load, quiet: Sample, idle: Sample) -> list[str]:
             f"Without load there were {quiet.subscriptions:g} subscriptions and {quiet.tasks:g} tasks before, "
             f"{idle.subscriptions:g} and {idle.tasks:g} after."
         )
+    if soak.seconds >= JUDGED_SECONDS and idle.fds > quiet.fds * (1 + GROWTH_MAX):
+        broken.append(f"Without load {quiet.fds:g} file descriptors were open before, {idle.fds:g} after.")
     broken += [f"The worker logged: {line[:400]}" for line in soak.worker.log.splitlines() if _is_wrong(line)]
     broken += [f"No stream of the kind {name!r} came to an end that could be judged." for name in load.unseen()]
     return broken

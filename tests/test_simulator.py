@@ -110,6 +110,11 @@ def test_directives_are_read_from_anywhere_and_what_is_wrong_is_ignored() -> Non
     assert (found.words, found.pause, found.cut_after, found.sized) == (3, 0.05, 2, True)
 
 
+def test_seconds_may_be_fractions() -> None:
+    found = directives("[sim: delay=2.5 pause=0.25]")
+    assert (found.delay, found.pause) == (2.5, 0.25)
+
+
 def test_the_usual_text_is_the_words_joined() -> None:
     assert "".join(words(0)).startswith("Hello from the local simulator")
     assert len(words(200)) == 200

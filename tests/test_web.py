@@ -68,6 +68,21 @@ async def test_metrics_hold_faststreams_counters_and_our_own_without_any_tenant(
     assert "a-tenants-name" not in text
 
 
+async def test_metrics_say_how_many_tasks_the_event_loop_has(worker: App, site: Site) -> None:
+    async def shown() -> float:
+        lines = (await site.get("/metrics"))[2].decode().splitlines()
+        return float(next(line for line in lines if line.startswith("aichats_event_loop_tasks ")).split()[1])
+
+    before = await shown()
+    more = [asyncio.create_task(asyncio.sleep(60)) for _ in range(50)]
+    during = await shown()
+    for task in more:
+        task.cancel()
+    await asyncio.wait(more)
+    assert during >= before + 40  # others come and go meanwhile
+    assert await shown() <= during - 40
+
+
 async def test_the_asyncapi_document_shows_what_to_send_and_what_comes_back(worker: App, site: Site) -> None:
     status, content_type, body = await site.get("/docs/asyncapi.json")
     document = json.loads(body)

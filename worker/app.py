@@ -97,6 +97,7 @@ class App:
 
     async def start(self) -> None:
         """Connect, subscribe and serve. Waits for the broker as long as it is down; probes answer meanwhile."""
+        self.telemetry.watch_tasks(asyncio.get_running_loop())
         if self.settings.worker_http_port:
             await self.web.start(self.settings.worker_http_host, self.settings.worker_http_port)
         nc = await self.broker.connect()

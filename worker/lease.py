@@ -69,6 +69,7 @@ class Lease:
         self._ack_wait = ack_wait_seconds
         self._confirmed = delivered_after
         self._lost = False
+        self._over = False
 
     def check(self) -> None:
         """Raise LeaseLost if the lease is too old. The broker accepts a stale acknowledgement, so lost stays lost.
@@ -86,6 +87,9 @@ class Lease:
         try:
             yield
         finally:
+            # Both: before Python 3.12 a request whose answer comes in this moment swallows the cancellation, and the
+            # broker confirms what it has long forgotten.
+            self._over = True
             renewing.cancel()
             with suppress(asyncio.CancelledError):
                 await renewing
@@ -93,7 +97,7 @@ class Lease:
     async def _renew(self, nc: Client, stop: Callable[[Abandoned], object]) -> None:
         interval = self._ack_wait / RENEWALS_PER_ACK_WAIT
         try:
-            while True:
+            while not self._over:
                 self.check()
                 due = self._confirmed + interval - time.monotonic()
                 if due > 0:

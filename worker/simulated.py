@@ -43,7 +43,7 @@ class Directives:
     status: int = 200
     retry_after: str = ""
     answer: str = ""
-    delay: float = 0
+    delay: float = 0.0  # the default's type is what is read
     words: int = 0
     pause: float = 0.05
     tries: str = "29"

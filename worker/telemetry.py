@@ -1,5 +1,6 @@
 """Metric names, log fields and the counters behind them, once. No label ever holds a subject, a tenant or an id."""
 
+import asyncio
 import logging
 import sys
 import time
@@ -72,6 +73,11 @@ class Telemetry:
         """Show whether the provider's circuit is closed."""
         gauge = Gauge("aichats_provider_working", "0 while the provider is not asked.", registry=self.registry)
         gauge.set_function(lambda: float(working()))
+
+    def watch_tasks(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Show how many tasks the event loop has: what a leak of them would be seen by."""
+        gauge = Gauge("aichats_event_loop_tasks", "Tasks of the event loop that are not done.", registry=self.registry)
+        gauge.set_function(lambda: len(asyncio.all_tasks(loop)))
 
     @contextmanager
     def request(self, call: Call) -> Iterator[Record]:

@@ -103,7 +103,7 @@ def handed_call(message: Msg, kind: Kind) -> Call:
         body=message.data,
         headers=headers,
         problem=_token_problem(tenant, request_id),
-        hops=int(hops) if hops.isdecimal() else 0,
+        hops=int(hops) if hops.isdecimal() and len(hops) < 4 else 0,
     )
 
 

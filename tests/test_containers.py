@@ -27,7 +27,7 @@ WAIT_SECONDS = 15.0
 
 # Tries to write where nothing may be written, and where something may.
 WRITE = """
-for path in ("/x", "/opt/worker/x", "/etc/passwd", "/tmp/x"):
+for path in ("/x", "/opt/worker/x", "/tmp/x"):
     try:
         open(path, "a").close()
         print(path, "written")
@@ -62,9 +62,7 @@ async def test_the_first_process_is_the_worker_without_root_and_without_rights(c
 
 async def test_nothing_can_be_written_but_below_tmp(contained: Contained) -> None:
     said = inside(contained, "python", "-c", WRITE).splitlines()
-    assert said == [f"{path} Read-only file system" for path in ("/x", "/opt/worker/x", "/etc/passwd")] + [
-        "/tmp/x written"  # noqa: S108 - the container's
-    ]
+    assert said == ["/x Read-only file system", "/opt/worker/x Read-only file system", "/tmp/x written"]
 
 
 async def test_the_image_names_its_user_by_number_and_its_version(contained: Contained) -> None:
@@ -134,8 +132,7 @@ async def composed(containers: Containers) -> AsyncIterator[str]:
         yield f"nats://127.0.0.1:{server.get_exposed_port(4222)}"
 
 
-async def test_the_services_of_compose_find_each_other_by_name(composed: str) -> None:
-    nc = await nats.connect(composed)
+async def everything(nc: Client) -> None:
     answers = await asyncio.gather(*(ask(nc, REQ, b"[sim: words=2]") for _ in range(20)))
     assert {events[-1].type for events in answers} == {"done"}
     image = await ask(nc, "ai.v1.req.image.default", b"[sim: bytes=3000000 type=png] a cat")
@@ -143,4 +140,11 @@ async def test_the_services_of_compose_find_each_other_by_name(composed: str) ->
     await submit(nc.jetstream(), "text", "[sim: words=2]", request_id="r1", tenant="t")
     async with asyncio.timeout(WAIT_SECONDS):
         assert [event async for event in resume(nc, "r1", tenant="t")][-1].type == "done"
-    await nc.close()
+
+
+async def test_the_services_of_compose_find_each_other_by_name(composed: str) -> None:
+    nc = await nats.connect(composed)
+    try:
+        await everything(nc)
+    finally:
+        await nc.close()

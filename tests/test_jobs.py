@@ -93,15 +93,20 @@ def start_jobs(start_worker: StartWorker, broker: Broker) -> StartJobs:
             "aichats_circuit_failures": 1000,
         }
         app = await start_worker(**(defaults | settings))
-        if isinstance(app, WorkerProcess):  # with --worker=container
-            await app.serving_jobs()
-            return app
-        async with asyncio.timeout(WAIT_SECONDS):
-            while app.jobs is None:
-                await asyncio.sleep(0.01)
+        await serving_jobs(app)
         return app
 
     return start
+
+
+async def serving_jobs(worker: Any) -> None:
+    """Wait until a worker, in this process or not, serves jobs."""
+    if isinstance(worker, WorkerProcess):
+        await worker.serving_jobs()
+        return
+    async with asyncio.timeout(WAIT_SECONDS):
+        while worker.jobs is None:
+            await asyncio.sleep(0.01)
 
 
 def settings_for(broker: Broker, **more: str) -> dict[str, str]:

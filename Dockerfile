@@ -18,7 +18,7 @@ COPY schemas schemas
 COPY worker worker
 # --root: the project's own files alone, for a layer of their own.
 RUN /opt/build/bin/pip wheel --quiet --no-deps --no-build-isolation -w /dist . \
-    && /opt/build/bin/pip --python /opt/worker/bin/python install --quiet --no-deps --no-index --root /project /dist/*.whl
+    && /opt/build/bin/pip --python /opt/worker/bin/python install --quiet --no-deps --no-index --no-warn-script-location --root /project /dist/*.whl
 
 FROM ${BASE_IMAGE}
 ARG VERSION=0.0.0+unknown

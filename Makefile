@@ -2,6 +2,7 @@
 PYTHON ?= python3
 DOCKER ?= docker
 BASE_IMAGE ?= python:3.13-slim-trixie
+NATS_IMAGE ?= nats:2.15-alpine
 BIN := .venv/bin
 # Quiet twice: pip's warnings are about its own configuration, and errors still show. The locks are complete: nothing is resolved.
 PIP := $(BIN)/python -m pip install -qq --no-compile --no-build-isolation --no-deps
@@ -9,7 +10,7 @@ UV := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate
 	--custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check schemas bench chaos soak fuzz chart chart-docs image wheel lock clean
+.PHONY: help demo test test-containers check schemas bench chaos soak fuzz chart chart-docs image wheel lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 \t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -19,6 +20,12 @@ demo: .venv/.project ## see it work: a NATS server, a simulated provider and a w
 
 test: check ## format, lint, types, then all tests with their coverage
 	$(BIN)/pytest --cov --cov-report=term-missing:skip-covered $(ARGS)
+
+test-containers: .venv/.project ## the end-to-end tests once more, against the image and NATS in containers (needs Docker, on Linux)
+	@$(DOCKER) version >/dev/null 2>&1 \
+	|| { echo "make test-containers needs Docker, and \"$(DOCKER) version\" says there is none: start it, or name its command with DOCKER=..."; exit 1; }
+	@$(MAKE) --no-print-directory image
+	$(BIN)/pytest --nats=container --worker=container --nats-image=$(NATS_IMAGE) $(ARGS)
 
 check: .venv/.project ## format, lint and types alone
 	$(BIN)/ruff format --check

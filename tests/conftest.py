@@ -1,9 +1,12 @@
-"""Fixtures: a real nats-server, a real HTTP simulator, workers in this process and as processes of their own."""
+"""Fixtures: a real nats-server, a real HTTP simulator, workers in this process and as processes of their own.
+
+`--nats=container --worker=container` puts both into containers instead: `make test-containers`.
+"""
 
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import nats
 import pytest
@@ -25,8 +28,29 @@ hypothesis_settings.register_profile(
 )
 hypothesis_settings.load_profile("tests")
 
+if TYPE_CHECKING:
+    from tests.containers import Containers
+
 StartWorker = Callable[..., Awaitable[App]]
 SpawnWorker = Callable[..., Awaitable[WorkerProcess]]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("containers")
+    for name in ("nats", "worker"):
+        group.addoption(f"--{name}", choices=("process", "container"), default="process", help=f"what runs {name}")
+    group.addoption("--nats-image", default="nats:2.15-alpine", help="for --nats=container")
+    group.addoption("--worker-image", default="aichats-worker", help="for --worker=container; `make image` builds it")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A worker in a container runs the tests marked e2e; a process all but those that are about containers."""
+    if config.getoption("--worker") == "container":
+        chosen = [item for item in items if item.get_closest_marker("e2e")]
+    else:
+        chosen = [item for item in items if "containers" not in getattr(item, "fixturenames", ())]
+    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+    items[:] = chosen
 
 
 @pytest.fixture(autouse=True)
@@ -38,22 +62,57 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+def containers(pytestconfig: pytest.Config) -> Iterator["Containers"]:
+    """Docker, where an option asks for it."""
+    from tests.containers import Containers, NoDocker  # noqa: PLC0415 - most runs need none, and it takes a second
+
+    try:
+        started = Containers(
+            nats_image=pytestconfig.getoption("--nats-image"), worker_image=pytestconfig.getoption("--worker-image")
+        )
+    except NoDocker as error:
+        pytest.exit(str(error), returncode=pytest.ExitCode.USAGE_ERROR)
+    yield started
+    started.close()
+
+
+@pytest.fixture(scope="session")
+def make_nats_server(request: pytest.FixtureRequest) -> Callable[..., NatsServer]:
+    """A server that is not started yet, as a process or in a container."""
+    if request.config.getoption("--nats") == "process":
+        return NatsServer
+    containers: Containers = request.getfixturevalue("containers")
+    return containers.nats_server
+
+
+@pytest.fixture(scope="session")
+def make_worker(request: pytest.FixtureRequest) -> Callable[[Path, dict[str, str]], WorkerProcess]:
+    """A worker that is not started yet, as a process or in a container."""
+    if request.config.getoption("--worker") == "process":
+        return WorkerProcess
+    containers: Containers = request.getfixturevalue("containers")
+    return containers.worker
+
+
+@pytest.fixture(scope="session")
+def nats_server(
+    tmp_path_factory: pytest.TempPathFactory, make_nats_server: Callable[..., NatsServer]
+) -> Iterator[NatsServer]:
     """One server for all tests that leave it as it is."""
-    server = NatsServer(tmp_path_factory.mktemp("nats")).start()
+    server = make_nats_server(tmp_path_factory.mktemp("nats")).start()
     yield server
     server.stop()
 
 
 @pytest.fixture
-def own_nats_server(tmp_path: Path) -> Iterator[Callable[..., NatsServer]]:
+def own_nats_server(tmp_path: Path, make_nats_server: Callable[..., NatsServer]) -> Iterator[Callable[..., NatsServer]]:
     """Start servers that the test may configure, stop and restart."""
     servers: list[NatsServer] = []
 
     def start(config: str = "", **options: Any) -> NatsServer:
         directory = tmp_path / f"nats-{len(servers)}"
         directory.mkdir()
-        servers.append(NatsServer(directory, config=config, **options).start())
+        servers.append(make_nats_server(directory, config=config, **options).start())
         return servers[-1]
 
     yield start
@@ -77,24 +136,28 @@ async def simulator() -> AsyncIterator[Simulator]:
 
 
 @pytest.fixture
-async def start_worker(nats_server: NatsServer, simulator: Simulator) -> AsyncIterator[StartWorker]:
-    """Start workers in this process; settings by field name win over the defaults of the tests."""
+async def start_worker(
+    pytestconfig: pytest.Config, nats_server: NatsServer, simulator: Simulator, spawn_worker: SpawnWorker
+) -> AsyncIterator[StartWorker]:
+    """Start workers in this process; settings by field name win over the defaults of the tests.
+
+    With --worker=container they are containers, which a test that is marked e2e does not notice.
+    """
     apps: list[App] = []
+    defaults = {"worker_drain_timeout_seconds": 0, "worker_jobs": False}
 
     async def start(**settings: Any) -> App:
-        defaults = {
-            "nats_url": nats_server.url,
-            "aichats_url": simulator.url,
-            "worker_http_port": 0,
-            "worker_drain_timeout_seconds": 0,
-            "worker_jobs": False,
-        }
-        app = App(load_settings(**(defaults | settings)))
+        origins = {"nats_url": nats_server.url, "aichats_url": simulator.url, "worker_http_port": 0}
+        app = App(load_settings(**(origins | defaults | settings)))
         apps.append(app)
         await app.start()
         return app
 
-    yield start
+    async def start_contained(**settings: Any) -> App:
+        variables = {name.upper(): str(value) for name, value in (defaults | settings).items()}
+        return cast("App", await spawn_worker(**variables))
+
+    yield start if pytestconfig.getoption("--worker") == "process" else start_contained
     for app in apps:
         await app.drain()
 
@@ -106,14 +169,20 @@ async def worker(start_worker: StartWorker) -> App:
 
 
 @pytest.fixture
-def spawn_worker(nats_server: NatsServer, simulator: Simulator, tmp_path: Path) -> Iterator[SpawnWorker]:
+def spawn_worker(
+    nats_server: NatsServer,
+    simulator: Simulator,
+    tmp_path: Path,
+    make_worker: Callable[[Path, dict[str, str]], WorkerProcess],
+) -> Iterator[SpawnWorker]:
     """Start workers as processes and wait until they are ready; settings by variable name."""
     workers: list[WorkerProcess] = []
 
     async def spawn(*, ready: bool = True, **settings: str) -> WorkerProcess:
         defaults = {"NATS_URL": nats_server.url, "AICHATS_URL": simulator.url, "WORKER_LOG_FORMAT": "json"}
-        process = WorkerProcess(tmp_path, defaults | settings).start()
+        process = make_worker(tmp_path, defaults | settings)
         workers.append(process)
+        process.start()
         return await process.ready() if ready else process
 
     yield spawn

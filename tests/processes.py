@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 from urllib.request import urlopen
 
 from worker.embedded import binary
@@ -26,7 +26,19 @@ def free_port() -> int:
         return port
 
 
-def wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
+class Running(Protocol):
+    """What is used of subprocess.Popen; tests/containers.py has another that does the same."""
+
+    returncode: int | None
+
+    def poll(self) -> int | None: ...
+    def send_signal(self, sig: int, /) -> None: ...
+    def terminate(self) -> None: ...
+    def kill(self) -> None: ...
+    def wait(self, timeout: float, /) -> int: ...
+
+
+def wait_for_port(port: int, process: Running) -> None:
     deadline = time.monotonic() + START_TIMEOUT_SECONDS
     while time.monotonic() < deadline:
         assert process.poll() is None, f"process ended with status {process.returncode}"
@@ -50,16 +62,19 @@ class NatsServer:
         self._config = store / "nats-server.conf"
         self._config.write_text(config or "server_name: test\n")  # an empty file is a warning on stderr
         self._jetstream = jetstream
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: Running | None = None
 
     def start(self) -> Self:
-        command = [binary(), "-a", "127.0.0.1", "-p", str(self.port), "-m", str(self.monitor_port)]
-        command += ["-c", str(self._config), "-l", str(self._log)]
+        options = ["-a", "127.0.0.1", "-p", str(self.port), "-m", str(self.monitor_port)]
+        options += ["-c", str(self._config), "-l", str(self._log)]
         if self._jetstream:
-            command += ["-js", "-sd", str(self._store / "jetstream")]
-        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+            options += ["-js", "-sd", str(self._store / "jetstream")]
+        self.process = self._launch(options)
         wait_for_port(self.port, self.process)
         return self
+
+    def _launch(self, options: list[str]) -> Running:
+        return subprocess.Popen([binary(), *options], stdin=subprocess.DEVNULL)
 
     def send(self, number: signal.Signals) -> None:
         assert self.process is not None
@@ -88,26 +103,29 @@ class WorkerProcess:
         self.http_port = free_port()
         self.log_path = directory / f"worker-{self.http_port}.log"
         self._settings = {"WORKER_HTTP_PORT": str(self.http_port), "WORKER_HTTP_HOST": "127.0.0.1"} | settings
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: Running | None = None
 
     @property
     def log(self) -> str:
         return self.log_path.read_text()
 
     def start(self) -> Self:
+        self.process = self._launch(self._settings)
+        return self
+
+    def _launch(self, settings: dict[str, str]) -> Running:
         clean = {
             key: value for key, value in os.environ.items() if not key.startswith(("NATS_", "AICHATS_", "WORKER_"))
         }
         with self.log_path.open("ab") as log:
-            self.process = subprocess.Popen(
+            return subprocess.Popen(
                 [sys.executable, "-m", "worker", "run"],
                 cwd=ROOT,
-                env=clean | self._settings,
+                env=clean | settings,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
             )
-        return self
 
     async def ready(self) -> Self:
         """Wait until /readyz says 200."""
@@ -119,6 +137,13 @@ class WorkerProcess:
                 return self
             await asyncio.sleep(0.05)
         raise AssertionError(f"worker is not ready after {START_TIMEOUT_SECONDS} s:\n{self.log}")
+
+    async def serving_jobs(self) -> Self:
+        """Wait until it says that jobs are served: core requests, and so /readyz, do not wait for that."""
+        async with asyncio.timeout(START_TIMEOUT_SECONDS):
+            while 'jobs are served"' not in self.log:
+                await asyncio.sleep(0.05)
+        return self
 
     async def status(self, path: str) -> int:
         """The status of a GET, or 0 where nothing answers."""

@@ -36,6 +36,7 @@ async def replies_to(nc: Client, subject: str, body: bytes = b"", *, seconds: fl
     return found
 
 
+@pytest.mark.e2e
 async def test_a_running_request_is_cancelled_wherever_it_runs(
     nc: Client, start_worker: StartWorker, simulator: Simulator
 ) -> None:
@@ -61,6 +62,7 @@ async def test_another_tenants_request_is_not_cancelled(nc: Client, worker: App)
 
 
 @pytest.mark.parametrize("subject", ["ai.v1.ctl.cancel.t.nothing", "ai.v1.ctl.cancel.t.*", "ai.v1.ctl.cancel.t$.r1"])
+@pytest.mark.e2e
 async def test_cancel_is_answered_exactly_once(nc: Client, start_worker: StartWorker, subject: str) -> None:
     for _ in range(3):
         await start_worker()
@@ -72,6 +74,7 @@ async def test_without_a_worker_there_is_no_responder(nc: Client) -> None:
         await nc.request("ai.v1.ctl.cancel.t.r1", b"")
 
 
+@pytest.mark.e2e
 async def test_a_running_job_is_cancelled_and_leaves_no_dead_letter(broker: Broker, start_jobs: StartJobs) -> None:
     await start_jobs()
     await start_jobs()
@@ -118,6 +121,7 @@ async def test_a_job_that_waits_for_its_retry_is_cancelled(broker: Broker, start
     assert await broker.dead() == []
 
 
+@pytest.mark.e2e
 async def test_resume_replays_a_finished_job_and_from_a_point_on(broker: Broker, start_jobs: StartJobs) -> None:
     await start_jobs()
     await broker.submit("[sim: words=5 pause=0.02]")
@@ -129,6 +133,7 @@ async def test_resume_replays_a_finished_job_and_from_a_point_on(broker: Broker,
     assert rest == events[2:]
 
 
+@pytest.mark.e2e
 async def test_resume_goes_on_live_without_gap_or_double(broker: Broker, start_jobs: StartJobs) -> None:
     await start_jobs()
     await start_jobs()
@@ -150,6 +155,7 @@ async def test_resume_goes_on_live_without_gap_or_double(broker: Broker, start_j
         assert answer.text == "".join(words(40))
 
 
+@pytest.mark.e2e
 async def test_resume_of_a_queued_job_says_that_it_waits(broker: Broker, start_jobs: StartJobs) -> None:
     await start_jobs(worker_concurrency_max=1)
     await broker.submit("[sim: words=30 pause=0.1]", "first")
@@ -188,6 +194,7 @@ async def test_a_resume_is_not_published_to_what_is_no_inbox(broker: Broker, sta
     assert await broker.jobs_left() == 0
 
 
+@pytest.mark.e2e
 async def test_a_broker_restart_loses_no_job(broker: Broker, start_jobs: StartJobs, simulator: Simulator) -> None:
     await start_jobs(worker_ack_wait_seconds=1)
     for number in range(3):

@@ -39,6 +39,7 @@ async def until(condition: Any, *, seconds: float = 10.0) -> None:
             await asyncio.sleep(0.01)
 
 
+@pytest.mark.e2e
 async def test_the_first_delta_arrives_while_the_provider_still_writes(
     nc: Client, worker: App, simulator: Simulator
 ) -> None:
@@ -50,6 +51,7 @@ async def test_the_first_delta_arrives_while_the_provider_still_writes(
     assert len(text_of(events).split()) == 3
 
 
+@pytest.mark.e2e
 async def test_an_answer_ends_with_done_and_the_sentinel(nc: Client, worker: App) -> None:
     events = await ask(nc, REQ_TEXT, {"prompt": "[sim: words=3]", "metadata": {"order": "7"}}, {"Nats-Msg-Id": "r9"})
     done = events[-1]
@@ -80,6 +82,7 @@ async def test_unknown_fields_are_ignored_and_null_counts_as_absent(nc: Client, 
     assert (await ask(nc, REQ_TEXT, body))[-1].type == "done"
 
 
+@pytest.mark.e2e
 async def test_ask_gives_the_whole_text_as_one_result(nc: Client, worker: App) -> None:
     (result,) = await ask(nc, ASK_TEXT, b"[sim: words=3 pause=0.4] hi")
     assert result.type == "result"
@@ -87,6 +90,7 @@ async def test_ask_gives_the_whole_text_as_one_result(nc: Client, worker: App) -
     assert result.data.images is None
 
 
+@pytest.mark.e2e
 async def test_an_image_larger_than_max_payload_comes_in_parts(nc: Client, worker: App) -> None:
     events = await ask(nc, REQ_IMAGE, b"[sim: bytes=3000000 type=png] a cat")
     parts = [event.data for event in events if event.type == "image"]
@@ -114,6 +118,7 @@ async def test_of_messages_the_last_is_the_prompt_of_an_image(nc: Client, worker
     assert b'"image"' in post.body
 
 
+@pytest.mark.e2e
 async def test_ask_gives_a_whole_image_as_one_result(nc: Client, worker: App) -> None:
     (result,) = await ask(nc, ASK_IMAGE, b"[sim: bytes=200000 type=jpeg] a cat")
     (image,) = result.data.images
@@ -130,6 +135,7 @@ async def test_an_ask_whose_answer_does_not_fit_points_to_req(nc: Client, worker
     assert "req" in error.data.message
 
 
+@pytest.mark.e2e
 async def test_silence_is_broken_by_a_status_and_nothing_comes_at_once(nc: Client, worker: App) -> None:
     loop = asyncio.get_running_loop()
     started = loop.time()
@@ -182,6 +188,7 @@ async def test_a_wrong_body_gets_one_error_that_names_what_is_wrong(
     assert simulator.requests == []
 
 
+@pytest.mark.e2e
 async def test_every_wrong_field_is_named(nc: Client, worker: App) -> None:
     (error,) = await ask(nc, REQ_TEXT, {"prompt": 1, "timeout_seconds": -1, "metadata": [], "model": "gpt-9"})
     assert error.data.code == "invalid_request"
@@ -295,6 +302,7 @@ async def test_a_requester_that_went_away_stops_the_provider_call(
     await until(lambda: outcomes(worker) == {"gone": 1.0})
 
 
+@pytest.mark.e2e
 async def test_the_whole_budget_bounds_an_answer_that_goes_on(nc: Client, worker: App, simulator: Simulator) -> None:
     events = await ask(nc, REQ_TEXT, {"prompt": "[sim: words=100 pause=0.1]", "timeout_seconds": 2})
     assert events[0].type == "response"
@@ -311,6 +319,7 @@ async def test_the_budget_of_an_ask_is_bounded_too(nc: Client, worker: App) -> N
     assert error.data.code == "deadline_exceeded"
 
 
+@pytest.mark.e2e
 async def test_a_delta_too_large_for_a_message_is_split(own_nats_server: Any, start_worker: StartWorker) -> None:
     server: NatsServer = own_nats_server("max_payload: 4096")
     await start_worker(nats_url=server.url)

@@ -17,7 +17,7 @@ from nats.js.errors import APIError, NotFoundError
 from client import Answer, resume, submit
 from schemas import parse_event
 from tests.conftest import SpawnWorker, StartWorker
-from tests.processes import NatsServer
+from tests.processes import NatsServer, WorkerProcess
 from worker.app import App
 from worker.simulated import words
 from worker.simulator import CUT, Simulator
@@ -93,12 +93,20 @@ def start_jobs(start_worker: StartWorker, broker: Broker) -> StartJobs:
             "aichats_circuit_failures": 1000,
         }
         app = await start_worker(**(defaults | settings))
-        async with asyncio.timeout(WAIT_SECONDS):
-            while app.jobs is None:
-                await asyncio.sleep(0.01)
+        await serving_jobs(app)
         return app
 
     return start
+
+
+async def serving_jobs(worker: Any) -> None:
+    """Wait until a worker, in this process or not, serves jobs."""
+    if isinstance(worker, WorkerProcess):
+        await worker.serving_jobs()
+        return
+    async with asyncio.timeout(WAIT_SECONDS):
+        while worker.jobs is None:
+            await asyncio.sleep(0.01)
 
 
 def settings_for(broker: Broker, **more: str) -> dict[str, str]:
@@ -120,6 +128,7 @@ async def provisioned(broker: Broker) -> None:
             await asyncio.sleep(0.05)
 
 
+@pytest.mark.e2e
 async def test_a_job_ends_with_done_and_leaves_the_queue(broker: Broker, start_jobs: StartJobs) -> None:
     await start_jobs()
     await broker.submit({"prompt": "[sim: words=3]", "metadata": {"order": "7"}})
@@ -133,6 +142,7 @@ async def test_a_job_ends_with_done_and_leaves_the_queue(broker: Broker, start_j
     assert await broker.dead() == []
 
 
+@pytest.mark.e2e
 async def test_a_job_with_a_reply_subject_is_answered_there_and_stores_nothing(
     broker: Broker, start_jobs: StartJobs
 ) -> None:
@@ -145,6 +155,7 @@ async def test_a_job_with_a_reply_subject_is_answered_there_and_stores_nothing(
     assert (await broker.js.stream_info("AIOUT")).state.messages == 0
 
 
+@pytest.mark.e2e
 async def test_a_retryable_error_comes_again_as_a_higher_attempt(
     broker: Broker, start_jobs: StartJobs, simulator: Simulator
 ) -> None:
@@ -188,6 +199,7 @@ async def test_an_error_that_no_retry_mends_ends_the_job_with_a_dead_letter(
     assert simulator.requests == []
 
 
+@pytest.mark.e2e
 async def test_the_last_delivery_that_fails_ends_the_job_with_a_dead_letter(
     broker: Broker, start_jobs: StartJobs, simulator: Simulator
 ) -> None:
@@ -247,6 +259,7 @@ async def test_a_long_job_keeps_its_lease(broker: Broker, start_jobs: StartJobs,
     assert len(simulator.requests) == 1
 
 
+@pytest.mark.e2e
 async def test_a_job_whose_worker_is_killed_is_answered_whole_by_another(
     broker: Broker, spawn_worker: SpawnWorker
 ) -> None:
@@ -265,6 +278,7 @@ async def test_a_job_whose_worker_is_killed_is_answered_whole_by_another(
     await broker.removed()
 
 
+@pytest.mark.e2e
 async def test_a_frozen_worker_publishes_nothing_after_its_lease(
     broker: Broker, spawn_worker: SpawnWorker, simulator: Simulator
 ) -> None:
@@ -287,6 +301,7 @@ async def test_a_frozen_worker_publishes_nothing_after_its_lease(
 
 
 @pytest.mark.parametrize("another_is_up", [True, False], ids=["another is up", "nobody is up"])
+@pytest.mark.e2e
 async def test_a_job_whose_worker_dies_on_the_last_delivery_gets_its_end_from_another(
     broker: Broker, spawn_worker: SpawnWorker, *, another_is_up: bool
 ) -> None:

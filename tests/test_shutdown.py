@@ -3,11 +3,14 @@
 import asyncio
 import signal
 
+import pytest
 from nats.aio.client import Client
 
 from tests.conftest import SpawnWorker
 from tests.processes import NatsServer
 from tests.requester import Exchange, ask
+
+pytestmark = pytest.mark.e2e
 
 REQ = "ai.v1.req.text.default"
 

@@ -54,6 +54,13 @@ async def test_it_says_where_an_image_is(simulator: Simulator, http: aiohttp.Cli
         assert await answer.read() == image("jpeg", 4000)
 
 
+async def test_an_image_is_where_the_simulator_was_asked(simulator: Simulator, http: aiohttp.ClientSession) -> None:
+    """It may listen on 0.0.0.0, which is nobody's address."""
+    asked = f"http://localhost:{simulator.port}"
+    async with http.post(f"{asked}/chat/send2/", data=chat("[sim: bytes=4000]", "image")) as answer:
+        assert (await answer.json())["data"][0]["url"].startswith(f"{asked}/images/")
+
+
 async def test_a_script_is_played_byte_for_byte(simulator: Simulator, http: aiohttp.ClientSession) -> None:
     simulator.script(b"one", b"two", status=418, headers={"X-Test": "yes"})
     async with http.post(f"{simulator.url}/chat/send2/", data=chat("hi")) as answer:

@@ -199,7 +199,7 @@ class Simulator:
             headers, body = refused(wanted)
             return await _send(request, [body], status=wanted.status, headers=headers)
         if b'"type":"image"' in received.body or request.path == _OPENAI_IMAGES:
-            return web.json_response(located(wanted, self.url), headers={SAYS: NAME})
+            return web.json_response(located(wanted, str(request.url.origin())), headers={SAYS: NAME})
         return await _send_text(request, wanted, _ENDPOINTS[request.path])
 
 

@@ -1,0 +1,150 @@
+"""What only a container has: its rights, its first process, and a network of its own."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+from contextlib import closing
+from typing import Any
+
+import nats
+import pytest
+import yaml
+from nats.aio.client import Client
+from testcontainers.core.container import DockerContainer
+from testcontainers.core.network import Network
+
+from client import resume, submit
+from schemas import __version__
+from tests.conftest import SpawnWorker
+from tests.containers import Contained, Containers, WorkerContainer
+from tests.processes import ROOT
+from tests.requester import Exchange, ask
+
+pytestmark = pytest.mark.e2e
+
+REQ = "ai.v1.req.text.default"
+WAIT_SECONDS = 15.0
+
+# Tries to write where nothing may be written, and where something may.
+WRITE = """
+for path in ("/x", "/opt/worker/x", "/tmp/x"):
+    try:
+        open(path, "a").close()
+        print(path, "written")
+    except OSError as error:
+        print(path, error.strerror)
+"""
+
+
+@pytest.fixture
+async def contained(containers: Containers, spawn_worker: SpawnWorker) -> Contained:
+    """One worker's container."""
+    worker = await spawn_worker(WORKER_JOBS="off")
+    assert isinstance(worker, WorkerContainer)
+    return worker.process
+
+
+def inside(contained: Contained, *command: str) -> str:
+    ran = contained.docker.exec_run(list(command))
+    assert ran.exit_code == 0, ran.output
+    return str(ran.output.decode())
+
+
+async def test_the_first_process_is_the_worker_without_root_and_without_rights(contained: Contained) -> None:
+    said = dict(line.split(":", 1) for line in inside(contained, "cat", "/proc/1/status").splitlines())
+    assert said["Uid"].split() == said["Gid"].split() == ["65532"] * 4
+    assert said["Groups"].split() in ([], ["65532"])
+    for kind in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+        assert int(said[kind], 16) == 0, kind
+    assert said["NoNewPrivs"].strip() == "1"
+    assert "/aichats-worker\0run\0" in inside(contained, "cat", "/proc/1/cmdline")
+
+
+async def test_nothing_can_be_written_but_below_tmp(contained: Contained) -> None:
+    said = inside(contained, "python", "-c", WRITE).splitlines()
+    assert said == ["/x Read-only file system", "/opt/worker/x Read-only file system", "/tmp/x written"]  # noqa: S108 - the container's
+
+
+async def test_the_image_names_its_user_by_number_and_its_version(contained: Contained) -> None:
+    image = contained.docker.image.attrs["Config"]
+    assert image["User"] == "65532:65532"
+    assert image["Labels"]["org.opencontainers.image.version"] == __version__
+
+
+async def test_docker_stop_lets_a_running_request_end_well(nc: Client, contained: Contained) -> None:
+    exchange = await Exchange(nc).send(REQ, b"[sim: words=30 pause=0.1]")
+    await exchange.event()
+    stopping = asyncio.create_task(asyncio.to_thread(contained.docker.stop, timeout=30))
+    assert (await exchange.all())[-1].type == "done"
+    await stopping
+    assert contained.poll() == 0
+
+
+async def test_docker_kill_takes_the_answer_away_and_another_worker_serves_the_next(
+    nc: Client, contained: Contained, spawn_worker: SpawnWorker
+) -> None:
+    exchange = await Exchange(nc).send(REQ, b"[sim: words=200 pause=0.1]")
+    await exchange.event()
+    contained.kill()
+    assert await asyncio.to_thread(contained.wait) == 128 + signal.SIGKILL
+    await exchange.leave()
+    await spawn_worker(WORKER_JOBS="off")
+    assert (await ask(nc, REQ, b"[sim: words=1]"))[-1].type == "done"
+
+
+async def said(contained: Contained, words: str) -> None:
+    async with asyncio.timeout(WAIT_SECONDS):
+        while words not in contained.log:
+            assert contained.poll() is None, contained.log
+            await asyncio.sleep(0.05)
+
+
+def from_compose(image: str, service: dict[str, Any]) -> DockerContainer:
+    """A service as compose.yaml has it, but for its published ports and its volume."""
+    container = DockerContainer(image).with_envs(**service.get("environment", {}))
+    if "command" in service:
+        container.with_command(service["command"])
+    for path in service.get("tmpfs", ()):
+        container.with_tmpfs_mount(path)
+    return container.with_kwargs(
+        **{name: service[name] for name in ("read_only", "cap_drop", "security_opt") if name in service}
+    )
+
+
+@pytest.fixture
+async def composed(containers: Containers) -> AsyncIterator[str]:
+    """The services of compose.yaml on a network of their own, the worker twice; the broker's URL on this host."""
+    services = yaml.safe_load((ROOT / "compose.yaml").read_text("utf-8"))["services"]
+    nats_image, worker_image = containers.nats_image, containers.worker_image
+    with Network() as network, closing(Containers(nats_image=nats_image, worker_image=worker_image)) as own:
+
+        async def start(name: str, image: str, ready: str) -> DockerContainer:
+            container = from_compose(image, services[name]).with_network(network).with_network_aliases(name)
+            if name == "nats":
+                container.with_exposed_ports(4222)
+            await said(own.run(container), ready)
+            return container
+
+        server = await start("nats", nats_image, "Server is ready")
+        await start("simulator", worker_image, "AICHATS_URL")
+        for _ in range(2):
+            await start("worker", worker_image, '"event": "jobs are served"')
+        yield f"nats://127.0.0.1:{server.get_exposed_port(4222)}"
+
+
+async def everything(nc: Client) -> None:
+    answers = await asyncio.gather(*(ask(nc, REQ, b"[sim: words=2]") for _ in range(20)))
+    assert {events[-1].type for events in answers} == {"done"}
+    image = await ask(nc, "ai.v1.req.image.default", b"[sim: bytes=3000000 type=png] a cat")
+    assert image[-1].type == "done"
+    await submit(nc.jetstream(), "text", "[sim: words=2]", request_id="r1", tenant="t")
+    async with asyncio.timeout(WAIT_SECONDS):
+        assert [event async for event in resume(nc, "r1", tenant="t")][-1].type == "done"
+
+
+async def test_the_services_of_compose_find_each_other_by_name(composed: str) -> None:
+    nc = await nats.connect(composed)
+    try:
+        await everything(nc)
+    finally:
+        await nc.close()

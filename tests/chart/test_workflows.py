@@ -1,6 +1,7 @@
 """The GitHub workflows: linted by the tools that know them, and every action pinned."""
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -47,7 +48,9 @@ def test_every_job_has_a_time_limit_and_no_more_rights_than_it_names() -> None:
 
 
 def test_the_version_that_a_release_reads_is_the_packages() -> None:
+    make = shutil.which("make")
+    assert make, "these tests are run by make"
     done = subprocess.run(
-        ["make", "--silent", "version"], cwd=ROOT, capture_output=True, text=True, timeout=10, check=True
+        [make, "--silent", "version"], cwd=ROOT, capture_output=True, text=True, timeout=10, check=True
     )
     assert done.stdout.strip() == __version__

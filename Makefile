@@ -10,7 +10,7 @@ UV := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate
 	--custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-containers check schemas bench chaos soak fuzz chart chart-docs image wheel lock clean
+.PHONY: help demo test test-containers check schemas bench chaos soak fuzz chart chart-docs cluster image version wheel lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 \t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -47,16 +47,22 @@ soak: .venv/.project ## 200 streams for 5 minutes, faults of all kinds among the
 fuzz: .venv/.project ## 10,000 generated provider answers for each property
 	$(BIN)/pytest -q -m fuzz --hypothesis-profile=fuzz --timeout 1800 $(ARGS)
 
-chart: .venv/.chart .venv-checkov/.dependencies ## lint and test the chart and the Dockerfile (needs helm)
+chart: .venv/.chart .venv-checkov/.dependencies ## lint and test the chart, the Dockerfile and the workflows (needs helm)
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/pytest tests/chart $(ARGS)
 
 chart-docs: .venv/.project ## write the chart's tables and schema of settings
 	$(BIN)/python -m tests.chart.written
 
+cluster: .venv/.project ## install, upgrade under load, evict and uninstall on the cluster of K8S_TEST_KUBECONFIG
+	$(BIN)/pytest tests/cluster $(ARGS)
+
 image: ## build the container image, aichats-worker
 	DOCKER_BUILDKIT=1 $(DOCKER) build --tag aichats-worker --build-arg BASE_IMAGE=$(BASE_IMAGE) --build-arg REVISION=$$(git rev-parse HEAD) \
-		--build-arg VERSION=$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' schemas/__init__.py) .
+		--build-arg VERSION=$$($(MAKE) --silent version) .
+
+version: ## print the version, which schemas/__init__.py alone has
+	@sed -n 's/^__version__ = "\(.*\)"/\1/p' schemas/__init__.py
 
 wheel: .venv/.project ## build the wheel into dist/
 	@$(BIN)/python -m pip wheel -qq --no-deps --no-build-isolation -w dist .

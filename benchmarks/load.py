@@ -380,7 +380,7 @@ CARDS: Final[dict[Family, list[Card]]] = {
         Card("good", 40, asks("req", "{spoken}"), ("done", OPEN)),
         Card("good: a conversation", 5, conversation, ("done", OPEN)),
         Card("good: silence first", 5, in_silence, ("done", OPEN)),
-        Card("ask", 10, asks("ask", "{spoken} pause=0.1"), ("done", OPEN)),  # silent to its end: not for longer than is waited
+        Card("ask", 10, asks("ask", "{spoken} pause=0.1"), ("done", OPEN)),  # silent to its end
         Card("own proxy", 4, own_proxy, ("done",)),
         Card("dead proxy", 1, dead_proxy, ("provider_unavailable",)),
         Card("requester leaves", 5, leaves, ("left", OPEN)),

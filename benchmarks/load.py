@@ -380,7 +380,7 @@ CARDS: Final[dict[Family, list[Card]]] = {
         Card("good", 40, asks("req", "{spoken}"), ("done", OPEN)),
         Card("good: a conversation", 5, conversation, ("done", OPEN)),
         Card("good: silence first", 5, in_silence, ("done", OPEN)),
-        Card("ask", 10, asks("ask", "{spoken} pause=0.1"), ("done", OPEN)),  # silent to its end: not for longer than is waited
+        Card("ask", 10, asks("ask", "{spoken} pause=0.1"), ("done", OPEN)),  # silent to its end
         Card("own proxy", 4, own_proxy, ("done",)),
         Card("dead proxy", 1, dead_proxy, ("provider_unavailable",)),
         Card("requester leaves", 5, leaves, ("left", OPEN)),
@@ -468,7 +468,7 @@ class Load:
         await asyncio.sleep(dice.random())
         while not self.stopping or self._undealt[family]:
             began = time.monotonic()
-            await self._one(self._dealt(family, dice), dice)
+            await self._one(family, self._dealt(family, dice), dice)
             if time.monotonic() - began < REFUSED_SECONDS:
                 await asyncio.sleep(REFUSED_SECONDS)
 
@@ -487,7 +487,7 @@ class Load:
         cards = CARDS[family]
         return dice.choices(cards, [card.weight for card in cards])[0]
 
-    async def _one(self, card: Card, dice: random.Random) -> None:
+    async def _one(self, family: Family, card: Card, dice: random.Random) -> None:
         self.started += 1
         mark = self.weather.mark()
         stream = Stream(
@@ -505,6 +505,8 @@ class Load:
             wrong = f"{type(error).__name__}: {error} {_where(error)}"
         if wrong and self.weather.broken_since(mark):
             end = "broken"
+            if card.name in self.unseen():  # once more: of each kind one has to be judged
+                self._undealt[family].append(card)
         elif wrong:
             end = "VIOLATION"
             self.violations.append(f"{card.name} ({stream.id}): {wrong}")

@@ -38,7 +38,7 @@ KEPT_SECONDS: Final = 40.0  # the provider's idle connections are closed by then
 RECOVERY_SECONDS: Final = 30.0
 TROUBLE_EVERY_SECONDS: Final = 20.0
 FROZEN_SECONDS: Final = 3.0
-WRONG_LINES: Final = ("was destroyed", "never retrieved", "never awaited")
+WRONG_LINES: Final = ("was destroyed", "never retrieved", "never awaited", '"event": "defect"')
 SETTINGS: Final = {
     "WORKER_CONCURRENCY_MAX": "512",
     "WORKER_IMAGE_CONCURRENCY_MAX": "64",
@@ -243,7 +243,9 @@ def judge(soak: Soak, load: Load, quiet: Sample, idle: Sample) -> list[str]:
         )
     if soak.seconds >= JUDGED_SECONDS and idle.fds > quiet.fds * (1 + GROWTH_MAX):
         broken.append(f"Without load {quiet.fds:g} file descriptors were open before, {idle.fds:g} after.")
-    broken += [f"The worker logged: {line[:400]}" for line in soak.worker.log.splitlines() if _is_wrong(line)]
+    broken += [
+        f"The worker logged: {line[:200]} ... {line[-400:]}" for line in soak.worker.log.splitlines() if _is_wrong(line)
+    ]
     broken += [f"No stream of the kind {name!r} came to an end that could be judged." for name in load.unseen()]
     return broken
 

@@ -1,5 +1,6 @@
 """Calls and images through real small proxies."""
 
+import asyncio
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -10,7 +11,7 @@ import trustme
 from tests.asking import ask, collect, make
 from tests.proxies import Proxy, running
 from worker.errors import BadResponse, DeadlineExceeded, ProviderUnavailable, WorkerError
-from worker.provider.upstream import SESSIONS_MAX, Timeouts
+from worker.provider.upstream import SESSIONS_MAX, Timeouts, Upstream
 from worker.simulator import Simulator, start_simulator
 
 SCHEMES = ("http", "https", "socks5", "socks5h")
@@ -185,3 +186,18 @@ async def test_the_sessions_of_requests_own_proxies_are_bounded(stack: AsyncExit
         await collect(provider, ask("[sim: words=1]", proxy=url.replace("//", f"//user{i}:x@")))
     assert len(provider._upstream._lines) == SESSIONS_MAX
     assert len(proxy.targets) == SESSIONS_MAX + 3
+
+
+async def test_more_proxies_at_once_than_are_kept_disturb_no_call(simulator: Simulator) -> None:
+    upstream = Upstream()
+    async with running(Proxy(), "socks") as proxy:
+
+        async def called(number: int) -> int:
+            url = f"socks5://user{number}:secret@127.0.0.1:{proxy.port}"
+            with await upstream.call("GET", f"{simulator.url}/", headers={}, proxy=url) as answer:
+                return answer.status
+
+        for start in range(0, 4 * SESSIONS_MAX, 2 * SESSIONS_MAX):
+            numbers = range(start, start + 2 * SESSIONS_MAX)
+            assert await asyncio.gather(*map(called, numbers)) == [200] * len(numbers)
+        await upstream.close()

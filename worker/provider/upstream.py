@@ -244,8 +244,10 @@ class Upstream:
     async def _forget_idle(self) -> None:
         """Keep the sessions of requests' own proxies bounded; one that is in use stays."""
         idle = [key for key, line in self._lines.items() if not line.calls]
-        for key in idle[: max(0, len(self._lines) - SESSIONS_MAX + 1)]:
-            await self._lines.pop(key).session.close()
+        # All are taken out before the first wait: another call may forget the same ones meanwhile, or begin on one.
+        forgotten = [self._lines.pop(key) for key in idle[: max(0, len(self._lines) - SESSIONS_MAX + 1)]]
+        for line in forgotten:
+            await line.session.close()
 
 
 def _is_socks(proxy: str | None) -> bool:

@@ -46,7 +46,7 @@ class NatsServer:
         self.monitor_port = free_port()
         self.url = f"nats://127.0.0.1:{self.port}"
         self._store = store
-        self._log = store / "nats-server.log"
+        self.log_path = store / "nats-server.log"
         self._config = store / "nats-server.conf"
         self._config.write_text(config or "server_name: test\n")  # an empty file is a warning on stderr
         self._jetstream = jetstream
@@ -54,7 +54,7 @@ class NatsServer:
 
     def start(self) -> Self:
         command = [binary(), "-a", "127.0.0.1", "-p", str(self.port), "-m", str(self.monitor_port)]
-        command += ["-c", str(self._config), "-l", str(self._log)]
+        command += ["-c", str(self._config), "-l", str(self.log_path)]
         if self._jetstream:
             command += ["-js", "-sd", str(self._store / "jetstream")]
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL)

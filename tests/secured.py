@@ -18,7 +18,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from tests.processes import ROOT, NatsServer, WorkerProcess
-from tests.test_commands import Ran, command
+from tests.test_commands import Ran, finished, start
 from worker.simulator import Simulator, start_simulator
 
 SAMPLE = ROOT / "docs" / "nats-server.conf"
@@ -52,12 +52,11 @@ class Party:
     nc: Client
     refusals: list[str] = field(default_factory=list)
 
-    async def refused(self, *, beside: str = "permissions violation") -> bool:
-        """Wait until the broker has refused something."""
+    async def refused(self, refusal: str) -> None:
+        """Wait until the broker has refused it."""
         async with asyncio.timeout(VIOLATION_WAIT_SECONDS):
-            while not any(beside in refusal.lower() for refusal in self.refusals):
+            while not any(refusal.lower() in said.lower() for said in self.refusals):
                 await asyncio.sleep(0.01)
-        return True
 
     async def listen(self, subject: str) -> list[Msg]:
         """Subscribe; the list grows with what comes."""
@@ -86,7 +85,7 @@ class Secured:
             issued.cert_chain_pems[0].write_to_path(str(directory / f"{name}.pem"))
             issued.private_key_pem.write_to_path(str(directory / f"{name}-key.pem"))
         for name in (*USERS, "stranger"):
-            pair = nkeys.from_seed(nkeys.encode_seed(os.urandom(32), nkeys.PREFIX_BYTE_USER))
+            pair = nkeys.from_seed(nkeys.encode_seed(os.urandom(32), nkeys.PREFIX_BYTE_USER))  # type: ignore[no-untyped-call]
             (directory / f"{name}.nk").write_bytes(bytes(pair.seed))
             self.public[name] = pair.public_key.decode()
         config = sample_config(
@@ -141,7 +140,7 @@ class Secured:
 
     async def command(self, user: str, *arguments: str) -> Ran:
         """Run a command as a user."""
-        return await command(*arguments, **self.settings(user))
+        return await finished(await start(*arguments, **self.settings(user)))  # type: ignore[arg-type]
 
     def tls(self, user: str | None) -> ssl.SSLContext:
         """A client's TLS, with its certificate unless `user` is None."""
@@ -198,18 +197,9 @@ class Secured:
         return self.server.log_path.read_text(encoding="utf-8", errors="replace").splitlines()
 
     def said(self, user: str) -> list[list[str]]:
-        """The protocol lines that all connections of a user have sent, as words."""
-        connections, lines = set(), []
-        for line in self.log:
-            cid = re.search(r" - (cid:\d+) - ", line)
-            if cid is None or "<<- [" not in line:
-                continue
-            words = line.partition("<<- [")[2].removesuffix("]").split()
-            if words[0] == "CONNECT" and self.public[user] in line:
-                connections.add(cid[1])
-            elif cid[1] in connections:
-                lines.append(words)
-        return lines
+        """The protocol lines that all connections of a user have sent, as words: verb, subject, …"""
+        lines = [line for line in self.log if f"nkey:{self.public[user]}" in line]
+        return [line.partition("<<- [")[2].removesuffix("]").split() for line in lines if "<<- [" in line]
 
 
 @asynccontextmanager

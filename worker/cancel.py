@@ -66,21 +66,22 @@ class Cancels:
     async def _asked(self, message: Msg) -> None:
         """Another worker asks: only the runner answers."""
         tenant, request_id = message.subject.split(".")[-2:]
-        if self._executor.cancel(tenant, request_id):
+        if message.reply and self._executor.cancel(tenant, request_id):  # without a reply: as below
             await message.respond(b"1")
 
     async def _requested(self, message: Msg) -> None:
         tenant, request_id = message.subject.split(".")[-2:]
-        if message.reply and not is_reply_subject(message.reply, tenant=tenant if self._strict else None):
-            self._telemetry.dropped_control("cancel", "forbidden_reply")
+        # Without a reply it may be no request: JetStream acknowledges a job to whatever subject its submitter names as
+        # the reply, past all permissions, and this one as well.
+        if not is_reply_subject(message.reply, tenant=tenant if self._strict else None):
+            self._telemetry.dropped_control("cancel", "forbidden_reply" if message.reply else "no_reply")
             return
         try:
             cancelled = is_token(tenant) and is_token(request_id) and await self._cancel(tenant, request_id)
         except NatsError as error:
             log.warning("cancel failed", error=str(error) or type(error).__name__)
             cancelled = False
-        if message.reply:
-            await message.respond(orjson.dumps({"cancelled": cancelled}))
+        await message.respond(orjson.dumps({"cancelled": cancelled}))
 
     async def _cancel(self, tenant: str, request_id: str) -> bool:
         if self._executor.cancel(tenant, request_id) or await self._by_another(tenant, request_id):

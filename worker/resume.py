@@ -206,5 +206,12 @@ def _error_headers(headers: dict[str, str] | None) -> dict[str, str] | None:
 
 
 def _place(payload: bytes) -> tuple[int, int]:
-    event = orjson.loads(payload)
-    return event["attempt"], event["seq"]
+    """Return an event's `(attempt, seq)`; a place before all others for what is none.
+
+    JetStream acknowledges a job to whatever subject its submitter names as the reply, and this one as well.
+    """
+    try:
+        event = orjson.loads(payload)
+        return event["attempt"], event["seq"]
+    except (ValueError, LookupError, TypeError):
+        return -1, -1

@@ -13,7 +13,7 @@ from worker.connection import connect
 from worker.errors import WorkerError
 from worker.provider.reach import reach
 from worker.settings import Settings
-from worker.text import masked_url
+from worker.text import masked_urls
 
 WORKERS_WAIT_SECONDS = 0.5
 JETSTREAM_TIMEOUT_SECONDS = 2.0
@@ -61,7 +61,7 @@ async def examine(settings: Settings, defaults: Settings) -> Report:
 
 
 async def _nats(settings: Settings) -> list[Finding]:
-    where = ",".join(masked_url(url) for url in settings.nats_servers)
+    where = masked_urls(settings.nats_url)
     try:
         nc = await connect(settings)
     except (OSError, NatsError) as error:

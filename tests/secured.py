@@ -138,9 +138,9 @@ class Secured:
             while "jobs are served" not in self.worker.log:
                 await asyncio.sleep(0.02)
 
-    async def command(self, user: str, *arguments: str) -> Ran:
-        """Run a command as a user."""
-        return await finished(await start(*arguments, **self.settings(user)))  # type: ignore[arg-type]
+    async def command(self, user: str, *arguments: str, **more: str) -> Ran:
+        """Run a command as a user, with more settings."""
+        return await finished(await start(*arguments, **(self.settings(user) | more)))  # type: ignore[arg-type]
 
     def tls(self, user: str | None) -> ssl.SSLContext:
         """A client's TLS, with its certificate unless `user` is None."""

@@ -18,6 +18,7 @@ from nats.js import JetStreamContext
 from client import Answer, ask, cancel, resume, stream, submit
 from client.stream import NoWorker
 from schemas import StreamEvent, parse_event
+from tests.processes import ROOT
 from tests.secured import Party, Secured, rights, secured
 from worker.simulated import image as simulated_image
 from worker.simulated import words
@@ -163,7 +164,7 @@ async def test_all_that_the_contract_has_works_and_no_right_of_worker_or_tenant_
     letters = await dead_letters(site)
     assert {("teama", "hopeless", "provider_unavailable"), ("teamb", "hopeless", "provider_unavailable")} <= {*letters}
     assert ("teama", "abandoned", "internal") in letters
-    assert [line for line in site.log if "Violation" in line and site.public["worker"] in line] == []
+    assert "violation" not in "".join(log.read_text() for log in site.directory.glob("worker-*.log")).lower()
     for user in ("worker", "teama"):
         said = site.said(user)
         for way in ("publish", "subscribe"):
@@ -220,6 +221,32 @@ async def test_the_broker_refuses_to_subscribe(site: Secured, user: str, subject
     async with site.party(user) as party:
         await party.nc.subscribe(subject)
         await party.refused(f'Permissions Violation for Subscription to "{subject}"')
+
+
+@pytest.mark.parametrize("user", ["worker", "operator", "teama"])
+@pytest.mark.parametrize("way", ["publish", "subscribe"])
+async def test_the_page_on_rights_lists_the_samples(user: str, way: str) -> None:
+    page = (ROOT / "docs" / "rights.md").read_text(encoding="utf-8")
+    table = page.partition(f"| {user}: {way} |")[2].partition("\n\n")[0]
+    rows = re.findall(r"^\| (`.*?`) \|", table, flags=re.MULTILINE)
+    assert [right for row in rows for right in row.strip("`").split("`, `")] == rights(user, way)
+
+
+async def test_the_doctor_finds_worker_and_operator_well(site: Secured) -> None:
+    worker = await site.command("worker", "doctor", WORKER_JOBS_PROVISION="off")
+    assert worker.status == 0, worker.out.decode()
+    assert "the jobs' consumers are there for this user" in worker.out.decode()
+    assert "are not for this user to ask" in worker.out.decode()
+    operator = await site.command("operator", "doctor")
+    assert operator.status == 0, operator.out.decode()
+    assert "is on" in operator.out.decode()
+    assert "1 answers" in operator.out.decode()
+
+
+@pytest.mark.parametrize("tenant", TENANTS)
+async def test_a_tenant_asks_from_the_command_line(site: Secured, tenant: str) -> None:
+    ran = await site.command(tenant, "ask", "[sim: words=2]", "--tenant", tenant)
+    assert (ran.status, ran.out.decode()) == (0, "".join(words(2)) + "\n")
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ class NatsServer:
         self.monitor_port = free_port()
         self.url = f"nats://127.0.0.1:{self.port}"
         self._store = store
-        self._log = store / "nats-server.log"
+        self.log_path = store / "nats-server.log"
         self._config = store / "nats-server.conf"
         self._config.write_text(config or "server_name: test\n")  # an empty file is a warning on stderr
         self._jetstream = jetstream
@@ -66,7 +66,7 @@ class NatsServer:
 
     def start(self) -> Self:
         options = ["-a", "127.0.0.1", "-p", str(self.port), "-m", str(self.monitor_port)]
-        options += ["-c", str(self._config), "-l", str(self._log)]
+        options += ["-c", str(self._config), "-l", str(self.log_path)]
         if self._jetstream:
             options += ["-js", "-sd", str(self._store / "jetstream")]
         self.process = self._launch(options)

@@ -167,6 +167,19 @@ async def test_doctor_says_what_answers_and_masks_secrets(
     assert "s3cret" not in out + ran.err
 
 
+@pytest.mark.parametrize("credentials", ["us3r:s3cret", "nats://us3r:s3/cret"])
+async def test_no_command_shows_the_credentials_of_a_url(credentials: str) -> None:
+    nowhere = f"127.0.0.1:{free_port()}"
+    environment = {"NATS_URL": f"{credentials}@{nowhere}", "AICHATS_URL": f"http://{nowhere}"}
+    for name in ("doctor", "provision"):
+        ran = await command(name, **environment)  # type: ignore[arg-type]
+        said = ran.out.decode() + ran.err
+        assert ran.status != 0
+        assert said
+        assert not [secret for secret in ("us3r", "s3", "cret") if secret in said]
+        assert "Traceback" not in said
+
+
 async def test_doctor_says_what_does_not_answer_and_ends_with_1() -> None:
     nowhere = f"127.0.0.1:{free_port()}"
     ran = await command("doctor", "--json", NATS_URL=f"nats://u:s3cret@{nowhere}", AICHATS_URL=f"http://{nowhere}")

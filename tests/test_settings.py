@@ -6,6 +6,7 @@ import pytest
 
 from tests.processes import ROOT
 from worker.settings import Settings, SettingsError, load_settings
+from worker.text import masked_urls
 
 
 def test_the_defaults_are_the_contracts() -> None:
@@ -42,6 +43,9 @@ def test_a_variable_is_read_under_its_own_name(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("name", "value", "sentence"),
     [
+        ("NATS_URL", "nats://user:s3/cret@h", "NATS_URL must be servers such as nats://host:4222, joined by commas;"),
+        ("NATS_URL", "user:12/cret@h", "NATS_URL must be servers such as nats://host:4222, joined by commas;"),
+        ("NATS_URL", "nats://user:s3,cret@h", "NATS_URL must be servers such as nats://host:4222, joined by commas;"),
         ("AICHATS_URL", "ftp://x", "AICHATS_URL must be an origin such as https://ai-chats.org, without a path."),
         ("AICHATS_URL", "https://u:p@x", "AICHATS_URL must not hold credentials."),
         ("AICHATS_PROXY", "ftp://x", "AICHATS_PROXY must start with one of http://, https://, socks5://, socks5h://."),
@@ -85,6 +89,29 @@ def test_no_secret_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     for secret in ("s3cret", "us3r", "t0ken"):
         assert secret not in shown
     assert "s3cret" not in repr(settings).replace("nats://us3r:s3cret@", "")
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("nats://h:4222", "nats://h:4222"),
+        ("h:4222,tls://g", "h:4222,tls://g"),
+        ("user:s3cret@h:4222", "***@h:4222"),
+        ("s3cret@h", "***@h"),
+        ("nats://user:s3/cret@h:4222", "nats://***@h:4222"),
+        ("user:s3/cret@h", "***@h"),
+        ("nats://user:s3?cr#et@h", "nats://***@h"),
+        ("nats://user:s3@cret@h", "nats://***@h"),
+        ("user:s3://cret@h", "***@h"),
+        ("nats://user:s3,cret@h", "***,***@h"),
+        ("nats://user:s3cret@h, nats://g", "nats://***@h,nats://g"),
+        ("nats://g,nats://user:s3cret@h", "nats://g,nats://***@h"),
+        ("nats://h?token=s3cret", "nats://h"),
+        ("ws://user:s3cret@h:80/path", "ws://***@h:80/path"),
+    ],
+)
+def test_nothing_before_the_last_at_of_a_url_is_shown(url: str, shown: str) -> None:
+    assert masked_urls(url) == shown
 
 
 def test_the_readme_names_every_setting_with_its_default() -> None:

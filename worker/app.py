@@ -111,7 +111,14 @@ class App:
         )
         await discovery.start(nc)
         max_deliver = self.settings.worker_max_deliver if self.settings.worker_jobs else 0
-        await Cancels(nc, self.executor, self.subjects, max_deliver=max_deliver).start()
+        await Cancels(
+            nc,
+            self.executor,
+            self.subjects,
+            self.telemetry,
+            max_deliver=max_deliver,
+            strict_tenant_inbox=self.settings.worker_strict_tenant_inbox,
+        ).start()
         await self.broker.start()
         await self.admission.start(nc, self._core_subscribers, self._core.accept)
         await settle(nc)  # broker.start() returns before the server has the subscriptions
@@ -157,10 +164,13 @@ class App:
             js,
             self.replies,
             self.subjects,
+            self.telemetry,
             strict_tenant_inbox=settings.worker_strict_tenant_inbox,
         )
         await self._resumes.start()
-        await Abandonments(nc, js, jobs.letters, self.subjects).start()
+        await Abandonments(
+            nc, js, jobs.letters, self.subjects, strict_tenant_inbox=settings.worker_strict_tenant_inbox
+        ).start()
         await jobs.subscribe(self.broker, settings.nats_inbox_prefix)
         return jobs
 

@@ -11,10 +11,11 @@ from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
-from schemas.subjects import JOBS_STREAM, KINDS, QUEUE, REPLY_TO, Subjects, is_token
+from schemas.subjects import JOBS_STREAM, KINDS, QUEUE, REPLY_TO, Subjects, is_reply_subject, is_token
 from worker.ending import publish_end, queued_call
 from worker.errors import Cancelled
 from worker.executor import Executor
+from worker.telemetry import Telemetry
 
 log = structlog.get_logger(__name__)
 
@@ -34,15 +35,28 @@ class Cancels:
         nc: The connection.
         executor: What runs at home.
         subjects: Below the worker's prefix.
+        telemetry: Counts what cannot be answered.
         max_deliver: The job consumers', or 0 where there is no queue to look into.
+        strict_tenant_inbox: An inbox must be the tenant's own.
     """
 
-    def __init__(self, nc: Client, executor: Executor, subjects: Subjects, *, max_deliver: int) -> None:
+    def __init__(
+        self,
+        nc: Client,
+        executor: Executor,
+        subjects: Subjects,
+        telemetry: Telemetry,
+        *,
+        max_deliver: int,
+        strict_tenant_inbox: bool,
+    ) -> None:
         self._nc = nc
         self._js: JetStreamContext | None = nc.jetstream(timeout=STREAM_TIMEOUT_SECONDS) if max_deliver else None
         self._max_deliver = max_deliver
         self._executor = executor
         self._subjects = subjects
+        self._telemetry = telemetry
+        self._strict = strict_tenant_inbox
 
     async def start(self) -> None:
         """Subscribe."""
@@ -52,18 +66,22 @@ class Cancels:
     async def _asked(self, message: Msg) -> None:
         """Another worker asks: only the runner answers."""
         tenant, request_id = message.subject.split(".")[-2:]
-        if self._executor.cancel(tenant, request_id):
+        if message.reply and self._executor.cancel(tenant, request_id):  # without a reply: as below
             await message.respond(b"1")
 
     async def _requested(self, message: Msg) -> None:
         tenant, request_id = message.subject.split(".")[-2:]
+        # Without a reply it may be no request: JetStream acknowledges a job to whatever subject its submitter names as
+        # the reply, past all permissions, and this one as well.
+        if not is_reply_subject(message.reply, tenant=tenant if self._strict else None):
+            self._telemetry.dropped_control("cancel", "forbidden_reply" if message.reply else "no_reply")
+            return
         try:
             cancelled = is_token(tenant) and is_token(request_id) and await self._cancel(tenant, request_id)
         except NatsError as error:
             log.warning("cancel failed", error=str(error) or type(error).__name__)
             cancelled = False
-        if message.reply:
-            await message.respond(orjson.dumps({"cancelled": cancelled}))
+        await message.respond(orjson.dumps({"cancelled": cancelled}))
 
     async def _cancel(self, tenant: str, request_id: str) -> bool:
         if self._executor.cancel(tenant, request_id) or await self._by_another(tenant, request_id):
@@ -93,6 +111,7 @@ class Cancels:
             # Above every attempt whose events an inbox may have had: there nobody can look up which was the last.
             attempt = self._max_deliver if REPLY_TO in (message.headers or {}) else 1
             call = queued_call(message, self._subjects, attempt=attempt)
-            await publish_end(self._nc, js, call, CANCELLED, out_subject=self._subjects.out(tenant, request_id))
+            out_subject = self._subjects.out(tenant, request_id)
+            await publish_end(self._nc, js, call, CANCELLED, out_subject=out_subject, strict_tenant_inbox=self._strict)
             return True
         return False

@@ -7,13 +7,15 @@ from typing import Any
 
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
+from nats.js import JetStreamContext
 
-from schemas.subjects import SERVICE
+from schemas.subjects import JOBS_STREAM, KINDS, SERVICE
 from worker.connection import connect
 from worker.errors import WorkerError
 from worker.provider.reach import reach
 from worker.settings import Settings
-from worker.text import masked_url
+from worker.streams import consumer_name
+from worker.text import masked_urls
 
 WORKERS_WAIT_SECONDS = 0.5
 JETSTREAM_TIMEOUT_SECONDS = 2.0
@@ -61,7 +63,7 @@ async def examine(settings: Settings, defaults: Settings) -> Report:
 
 
 async def _nats(settings: Settings) -> list[Finding]:
-    where = ",".join(masked_url(url) for url in settings.nats_servers)
+    where = masked_urls(settings.nats_url)
     try:
         nc = await connect(settings)
     except (OSError, NatsError) as error:
@@ -80,13 +82,26 @@ async def _nats(settings: Settings) -> list[Finding]:
 
 
 async def _jetstream(nc: Client, settings: Settings) -> Finding:
+    js = nc.jetstream(timeout=JETSTREAM_TIMEOUT_SECONDS)
     try:
-        await nc.jetstream(timeout=JETSTREAM_TIMEOUT_SECONDS).account_info()
+        await js.account_info()
     except NatsError:
+        if settings.worker_jobs and not settings.worker_jobs_provision and await _may_serve_jobs(js):
+            return Finding("jetstream", True, "is on, and the jobs' consumers are there for this user")
         if settings.worker_jobs:
             return Finding("jetstream", False, "is off, or not for this user: jobs need it; or set WORKER_JOBS=off")
         return Finding("jetstream", True, "is off, and so are jobs")
     return Finding("jetstream", True, "is on")
+
+
+async def _may_serve_jobs(js: JetStreamContext) -> bool:
+    """Look at what a worker with the least rights may see (docs/rights.md)."""
+    try:
+        for kind in KINDS:
+            await js.consumer_info(JOBS_STREAM, consumer_name(kind))
+    except NatsError:
+        return False
+    return True
 
 
 async def _workers(nc: Client) -> Finding:
@@ -97,8 +112,11 @@ async def _workers(nc: Client) -> Finding:
         found += bool(message.data)
 
     await nc.subscribe(inbox, cb=count)
-    await nc.publish(f"$SRV.PING.{SERVICE}", b"", reply=inbox)
+    subject = f"$SRV.PING.{SERVICE}"
+    await nc.publish(subject, b"", reply=inbox)
     await asyncio.sleep(WORKERS_WAIT_SECONDS)  # nobody says how many there are
+    if f'violation for publish to "{subject.lower()}"' in str(nc.last_error).lower():
+        return Finding("workers", True, "are not for this user to ask")
     return Finding("workers", True, f"{found} answer" if found != 1 else "1 answers")
 
 

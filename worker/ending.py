@@ -74,7 +74,15 @@ async def stored_failure(js: JetStreamContext, subject: str) -> Error | None:
     return event if isinstance(event, Error) else None
 
 
-async def publish_end(nc: Client, js: JetStreamContext, call: Call, error: WorkerError, *, out_subject: str) -> bool:
+async def publish_end(
+    nc: Client,
+    js: JetStreamContext,
+    call: Call,
+    error: WorkerError,
+    *,
+    out_subject: str,
+    strict_tenant_inbox: bool,
+) -> bool:
     """Publish a job's end in place of the worker that should have. False where it had its end.
 
     Args:
@@ -83,9 +91,10 @@ async def publish_end(nc: Client, js: JetStreamContext, call: Call, error: Worke
         call: The job; its `attempt` is the number of the last one.
         error: What the end says.
         out_subject: Where its events are stored, if it named no `reply_to`.
+        strict_tenant_inbox: A `reply_to` must be in the tenant's own inbox.
     """
     stored = call.reply_to == out_subject
-    if not stored and not is_reply_subject(call.reply_to):
+    if not stored and not is_reply_subject(call.reply_to, tenant=call.tenant if strict_tenant_inbox else None):
         return True
     point = await last_point(js, out_subject) if stored else Point()
     if point.ended:
@@ -108,13 +117,23 @@ class Abandonments:
         js: JetStream on it.
         letters: Where they are kept.
         subjects: Below the worker's prefix.
+        strict_tenant_inbox: A `reply_to` must be in the tenant's own inbox.
     """
 
-    def __init__(self, nc: Client, js: JetStreamContext, letters: DeadLetters, subjects: Subjects) -> None:
+    def __init__(
+        self,
+        nc: Client,
+        js: JetStreamContext,
+        letters: DeadLetters,
+        subjects: Subjects,
+        *,
+        strict_tenant_inbox: bool,
+    ) -> None:
         self._nc = nc
         self._js = js
         self._letters = letters
         self._subjects = subjects
+        self._strict = strict_tenant_inbox
 
     async def start(self) -> None:
         """Listen to the server's advisories, one worker for each, and look for jobs whose advisory nobody heard."""
@@ -157,7 +176,10 @@ class Abandonments:
         call = queued_call(message, self._subjects, attempt=deliveries)
         error = Internal(f"the worker ended in the middle of the last of {deliveries} attempts; submit the job again")
         out_subject = self._subjects.out(call.tenant, call.id)
-        if await publish_end(self._nc, self._js, call, error, out_subject=out_subject):
+        published = await publish_end(
+            self._nc, self._js, call, error, out_subject=out_subject, strict_tenant_inbox=self._strict
+        )
+        if published:
             await self._letters.write(call, stream_seq=stream_seq, code=error.code, reason=error.message)
         await self._js.delete_msg(JOBS_STREAM, stream_seq)
         log.warning("job ended for a worker that died", id=call.id, attempts=deliveries)

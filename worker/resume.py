@@ -16,8 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from schemas.subjects import JOBS_STREAM, KINDS, OUT_STREAM, QUEUE, REPLY_TO, Subjects, is_reply_subject, is_token
 from worker.call import Call, new_id
+from worker.ending import last_point
 from worker.errors import Abandoned, Internal, InvalidRequest, Overloaded, RequesterGone, WorkerError
 from worker.reply import Replies, Reply
+from worker.telemetry import Telemetry
 
 log = structlog.get_logger(__name__)
 
@@ -53,6 +55,7 @@ class Resumes:
         js: JetStream on it.
         replies: Notices requesters that went away.
         subjects: Below the worker's prefix.
+        telemetry: Counts what cannot be answered.
         strict_tenant_inbox: An inbox must be the tenant's own.
     """
 
@@ -62,6 +65,7 @@ class Resumes:
         js: JetStreamContext,
         replies: Replies,
         subjects: Subjects,
+        telemetry: Telemetry,
         *,
         strict_tenant_inbox: bool,
     ) -> None:
@@ -69,6 +73,7 @@ class Resumes:
         self._js = js
         self._replies = replies
         self._subjects = subjects
+        self._telemetry = telemetry
         self._strict = strict_tenant_inbox
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -86,7 +91,7 @@ class Resumes:
     async def _requested(self, message: Msg) -> None:
         tenant = message.subject.rpartition(".")[2]
         if not is_reply_subject(message.reply, tenant=tenant if self._strict else None):
-            log.warning("resume dropped", reason="forbidden_reply" if message.reply else "no_reply")
+            self._telemetry.dropped_control("resume", "forbidden_reply" if message.reply else "no_reply")
             return
         task = asyncio.create_task(self._serve(message, tenant), name="resume")
         self._tasks.add(task)
@@ -179,11 +184,7 @@ class Resumes:
 
     async def _check_still_there(self, subject: str, tenant: str, request_id: str) -> None:
         """Give up where the job has gone without an end that was heard: its sentinel is stored, or it is nowhere."""
-        try:
-            last = await self._js.get_msg(OUT_STREAM, subject=subject, direct=True)
-        except NotFoundError:
-            last = None
-        if (last is not None and not last.data) or not await self._queued(tenant, request_id):
+        if (await last_point(self._js, subject)).ended or not await self._queued(tenant, request_id):
             raise RequesterGone
 
     async def _stored(self, subject: str) -> AsyncGenerator[Stored, None]:
@@ -221,5 +222,12 @@ def _skips(last: bytes | None, payload: bytes) -> bool:
 
 
 def _place(payload: bytes) -> tuple[int, int]:
-    event = orjson.loads(payload)
-    return event["attempt"], event["seq"]
+    """Return an event's `(attempt, seq)`; a place before all others for what is none.
+
+    JetStream acknowledges a job to whatever subject its submitter names as the reply, and this one as well.
+    """
+    try:
+        event = orjson.loads(payload)
+        return event["attempt"], event["seq"]
+    except (ValueError, LookupError, TypeError):
+        return -1, -1

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from worker.text import masked_url
+from worker.text import masked_url, masked_urls
 
 PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
 
@@ -99,6 +99,17 @@ class Settings(BaseSettings):
         "auto", description="console on a terminal, else json."
     )
 
+    @field_validator("nats_url")
+    @classmethod
+    def _servers(cls, urls: str) -> str:
+        # nats-py does not decode %2F: a password with a slash cannot be in a URL at all, and would be taken for a path.
+        if not all(_is_server(url.strip()) for url in urls.split(",") if url.strip()):
+            raise ValueError(
+                "must be servers such as nats://host:4222, joined by commas; "
+                "a password that holds one of / ? # , goes into NATS_PASSWORD"
+            )
+        return urls
+
     @field_validator("aichats_url")
     @classmethod
     def _origin(cls, url: str) -> str:
@@ -166,10 +177,19 @@ def _shown(name: str, value: object) -> str:
     if isinstance(value, SecretStr):
         return masked_url(value.get_secret_value()) if name == "aichats_proxy" else "**********"
     if name == "nats_url":
-        return ",".join(masked_url(url.strip()) for url in str(value).split(","))
+        return masked_urls(str(value))
     if isinstance(value, bool):
         return "on" if value else "off"
     return "" if value is None else str(value)
+
+
+def _is_server(url: str) -> bool:
+    try:
+        parts = urlsplit(url if "://" in url else f"nats://{url}")
+        _ = parts.port  # raises ValueError where the port is no number
+    except ValueError:
+        return False
+    return bool(parts.hostname) and "@" not in parts.path + parts.query + parts.fragment
 
 
 def check_proxy(url: str) -> None:

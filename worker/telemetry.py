@@ -19,6 +19,8 @@ from worker.reply import Completed
 
 log = structlog.get_logger("worker.request")
 
+DropReason = Literal["no_reply", "forbidden_reply"]
+
 DURATION_BUCKETS_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
 
@@ -66,7 +68,7 @@ class Telemetry:
         )
         self._running = Gauge("aichats_requests_running", "Requests at work now.", ("kind",), registry=self.registry)
         self._dropped = Counter(
-            "aichats_requests_dropped", "Core requests that cannot be answered.", ("reason",), registry=self.registry
+            "aichats_requests_dropped", "Requests that cannot be answered.", ("reason",), registry=self.registry
         )
 
     def watch_provider(self, working: Callable[[], bool]) -> None:
@@ -115,10 +117,15 @@ class Telemetry:
             stats.num_errors += 1
             stats.last_error = f"{record.outcome.number}:{record.outcome.message}"
 
-    def dropped(self, call: Call, reason: Literal["no_reply", "forbidden_reply"]) -> None:
-        """Count and log a core request to which no answer may be published."""
+    def dropped(self, call: Call, reason: DropReason) -> None:
+        """Count and log a request to which no answer may be published."""
         self._dropped.labels(reason).inc()
         log.warning("request dropped", mode=call.mode, kind=call.kind, id=call.id, reason=reason)
+
+    def dropped_control(self, what: Literal["cancel", "resume", "discovery"], reason: DropReason) -> None:
+        """Count and log a control request to which no answer may be published."""
+        self._dropped.labels(reason).inc()
+        log.warning("request dropped", mode=what, reason=reason)
 
 
 class _ByPattern(MetricsSettingsProvider[Any, Any]):

@@ -20,6 +20,7 @@ from worker.connection import CONNECT_TIMEOUT_SECONDS, security
 from worker.discovery import Discovery
 from worker.ending import Abandonments
 from worker.executor import Executor
+from worker.frames import read_anything
 from worker.handlers import Core
 from worker.jobs import Jobs, Retries
 from worker.provider import Provider
@@ -85,6 +86,7 @@ class App:
         if self.settings.worker_http_port:
             await self.web.start(self.settings.worker_http_host, self.settings.worker_http_port)
         nc = await self.broker.connect()
+        read_anything(nc)
         await self.replies.start(nc)
         discovery = Discovery(
             self.subjects,
@@ -95,7 +97,13 @@ class App:
         )
         await discovery.start(nc)
         max_deliver = self.settings.worker_max_deliver if self.settings.worker_jobs else 0
-        await Cancels(nc, self.executor, self.subjects, max_deliver=max_deliver).start()
+        await Cancels(
+            nc,
+            self.executor,
+            self.subjects,
+            max_deliver=max_deliver,
+            strict_tenant_inbox=self.settings.worker_strict_tenant_inbox,
+        ).start()
         await self.broker.start()
         await settle(nc)  # broker.start() returns before the server has the subscriptions
         self._subscribed = True

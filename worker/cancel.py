@@ -11,7 +11,7 @@ from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
-from schemas.subjects import JOBS_STREAM, KINDS, QUEUE, REPLY_TO, Subjects, is_token
+from schemas.subjects import JOBS_STREAM, KINDS, QUEUE, REPLY_TO, Subjects, is_reply_subject, is_token
 from worker.ending import publish_end, queued_call
 from worker.errors import Cancelled
 from worker.executor import Executor
@@ -35,12 +35,16 @@ class Cancels:
         executor: What runs at home.
         subjects: Below the worker's prefix.
         max_deliver: The job consumers', or 0 where there is no queue to look into.
+        strict_tenant_inbox: The answer goes to the tenant's own inbox alone.
     """
 
-    def __init__(self, nc: Client, executor: Executor, subjects: Subjects, *, max_deliver: int) -> None:
+    def __init__(
+        self, nc: Client, executor: Executor, subjects: Subjects, *, max_deliver: int, strict_tenant_inbox: bool
+    ) -> None:
         self._nc = nc
         self._js: JetStreamContext | None = nc.jetstream(timeout=STREAM_TIMEOUT_SECONDS) if max_deliver else None
         self._max_deliver = max_deliver
+        self._strict = strict_tenant_inbox
         self._executor = executor
         self._subjects = subjects
 
@@ -62,7 +66,7 @@ class Cancels:
         except NatsError as error:
             log.warning("cancel failed", error=str(error) or type(error).__name__)
             cancelled = False
-        if message.reply:
+        if is_reply_subject(message.reply, tenant=tenant if self._strict else None):
             await message.respond(orjson.dumps({"cancelled": cancelled}))
 
     async def _cancel(self, tenant: str, request_id: str) -> bool:

@@ -13,7 +13,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from schemas import __version__
-from schemas.subjects import KINDS, PROTOCOL, QUEUE, SERVICE, Subjects
+from schemas.subjects import KINDS, PROTOCOL, QUEUE, SERVICE, Subjects, is_reply_subject
 from worker.call import new_id
 from worker.telemetry import EndpointStats, Telemetry
 
@@ -59,7 +59,7 @@ class Discovery:
         for verb, answer in answers.items():
 
             async def respond(message: Msg, make: Any = answer) -> None:
-                if message.reply:
+                if is_reply_subject(message.reply):  # the answer is not to become an order to somebody else
                     await message.respond(orjson.dumps(make()))
 
             for subject in (f"$SRV.{verb}", f"$SRV.{verb}.{SERVICE}", f"$SRV.{verb}.{SERVICE}.{self.id}"):

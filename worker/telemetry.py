@@ -15,8 +15,11 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from worker.call import Call
 from worker.errors import Abandoned, Cancelled, RequesterGone, WorkerError
 from worker.reply import Completed
+from worker.text import ascii_line
 
 log = structlog.get_logger("worker.request")
+
+CORRELATION_ID_MAX_CHARS = 128  # in the log; a header may be as long as a message
 
 DURATION_BUCKETS_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
@@ -97,7 +100,7 @@ class Telemetry:
                 attempt=call.attempt,
                 outcome=record.label,
                 seconds=round(seconds, 3),
-                correlation_id=call.headers.get("correlation_id"),
+                correlation_id=_shown(call.headers.get("correlation_id")),
             )
 
     def _count(self, call: Call, record: Record, seconds: float) -> None:
@@ -112,6 +115,10 @@ class Telemetry:
         """Count and log a core request to which no answer may be published."""
         self._dropped.labels(reason).inc()
         log.warning("request dropped", mode=call.mode, kind=call.kind, id=call.id, reason=reason)
+
+
+def _shown(correlation_id: str | None) -> str | None:
+    return None if correlation_id is None else ascii_line(correlation_id, CORRELATION_ID_MAX_CHARS)
 
 
 class _ByPattern(MetricsSettingsProvider[Any, Any]):

@@ -22,6 +22,7 @@ from worker.connection import CONNECT_TIMEOUT_SECONDS, security
 from worker.discovery import Discovery
 from worker.ending import Abandonments
 from worker.executor import Executor
+from worker.frames import read_anything
 from worker.handlers import Core
 from worker.jobs import Jobs, Retries
 from worker.provider import Provider
@@ -101,6 +102,7 @@ class App:
         if self.settings.worker_http_port:
             await self.web.start(self.settings.worker_http_host, self.settings.worker_http_port)
         nc = await self.broker.connect()
+        read_anything(nc)
         await self.replies.start(nc)
         discovery = Discovery(
             self.subjects,

@@ -115,17 +115,33 @@ def job_call(message: Msg, kind: Kind, out_subject: Callable[[str, str], str]) -
         kind: `text` or `image`.
         out_subject: Makes the subject for the events of a job that names no `reply_to`, of tenant and id.
     """
-    tenant, request_id = message.subject.split(".")[-2:]
     headers = message.headers or {}
+    attempt = message.metadata.num_delivered
+    return stored_call(
+        message.subject, kind, headers=headers, body=message.data, attempt=attempt, out_subject=out_subject
+    )
+
+
+def stored_call(
+    subject: str,
+    kind: Kind,
+    *,
+    headers: Mapping[str, str],
+    body: bytes,
+    attempt: int,
+    out_subject: Callable[[str, str], str],
+) -> Call:
+    """Read a job by its parts, as `job_call` reads a message."""
+    tenant, request_id = subject.split(".")[-2:]
     return Call(
         mode="job",
         kind=kind,
         tenant=tenant,
-        id=request_id,
+        id=request_id if is_token(request_id) else new_id(),
         reply_to=headers.get(REPLY_TO) or out_subject(tenant, request_id),
-        body=message.data,
+        body=body,
         headers=headers,
-        attempt=message.metadata.num_delivered,
+        attempt=attempt,
         problem=_token_problem(tenant, request_id),
     )
 

@@ -1,6 +1,7 @@
 """Jobs that were given up: kept with the reason, until a person looks at them."""
 
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -19,6 +20,7 @@ from schemas.subjects import (
     MSG_ID,
     Kind,
     Subjects,
+    is_token,
 )
 from worker.call import Call
 from worker.text import ascii_line
@@ -27,6 +29,9 @@ PUBLISH_TIMEOUT_SECONDS: Final = 5.0
 REASON_MAX_CHARS: Final = 200
 # What the letter's own headers may add to a job that came as large as the broker lets one be.
 HEADERS_MAX_BYTES: Final = 4096
+JOB_HEADERS_MAX_BYTES: Final = 60_000  # JetStream refuses 64 KiB of headers, the letter's own included
+NO_TENANT: Final = "_"  # stands in a letter's subject for a tenant that is none: a wildcard is no place to publish to
+_HEADER_NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +95,11 @@ class DeadLetters:
         Raises:
             nats.errors.Error: It is not stored.
         """
-        headers = dict(call.headers) | {
+        kept = _kept(call.headers)
+        if _size(kept) > JOB_HEADERS_MAX_BYTES:
+            reason = f"(its headers of {_size(kept)} bytes do not fit and are left out) {reason}"
+            kept = {}
+        headers = kept | {
             DEAD_REASON: ascii_line(reason, REASON_MAX_CHARS),
             DEAD_CODE: code,
             DEAD_ATTEMPTS: str(call.attempt),
@@ -98,13 +107,14 @@ class DeadLetters:
             MSG_ID: f"{call.tenant}.{call.id}.{stream_seq}",
         }
         body = call.body
-        size = len(body) + sum(len(name) + len(value) + 4 for name, value in headers.items())
+        size = len(body) + _size(headers)
         # nats-py does not count headers against max_payload, and then closes the connection for good.
         if size + HEADERS_MAX_BYTES > self._nc.max_payload:
             left_out = f"(its body of {len(body)} bytes does not fit and is left out) {reason}"
             headers[DEAD_REASON] = ascii_line(left_out, REASON_MAX_CHARS)
             body = b""
-        subject = self._subjects.dead(call.kind, call.tenant, call.id)
+        tenant = call.tenant if is_token(call.tenant) else NO_TENANT
+        subject = self._subjects.dead(call.kind, tenant, call.id)
         await self._js.publish(subject, body, headers=headers, timeout=PUBLISH_TIMEOUT_SECONDS)
 
     async def all(self) -> AsyncIterator[DeadLetter]:
@@ -146,8 +156,18 @@ class DeadLetters:
         await self._js.delete_msg(DEAD_STREAM, letter.seq)
 
 
+def _kept(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return the headers that a letter holds: `Nats-…` told the broker what to do with the job, and are not for it."""
+    return {name: value for name, value in headers.items() if _HEADER_NAME.match(name) and not name.startswith("Nats-")}
+
+
+def _size(headers: Mapping[str, str]) -> int:
+    return sum(len(name) + len(value.encode()) + 4 for name, value in headers.items())
+
+
 def _read(message: RawStreamMsg) -> DeadLetter:
-    headers = message.headers or {}
+    # nats-py gives an object of the e-mail parser's for a value that is not ASCII.
+    headers = {name: str(value) for name, value in (message.headers or {}).items()}
     kind, tenant, request_id = str(message.subject).split(".")[-3:]
     attempts = headers.get(DEAD_ATTEMPTS, "")
     return DeadLetter(

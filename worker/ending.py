@@ -14,8 +14,8 @@ from nats.js.errors import NotFoundError
 from pydantic import ValidationError
 
 from schemas.events import Done, Error, parse_event
-from schemas.subjects import JOBS_STREAM, KINDS, OUT_STREAM, QUEUE, REPLY_TO, Kind, Subjects, is_reply_subject
-from worker.call import Call
+from schemas.subjects import JOBS_STREAM, KINDS, OUT_STREAM, QUEUE, Kind, Subjects, is_reply_subject
+from worker.call import Call, stored_call
 from worker.deadletters import DeadLetters
 from worker.errors import Internal, WorkerError
 from worker.reply import Reply
@@ -188,7 +188,9 @@ class Abandonments:
 def queued_call(message: RawStreamMsg, subjects: Subjects, *, attempt: int) -> Call:
     """Read a job as it lies in the stream."""
     kind: Kind = "image" if str(message.subject).split(".")[-3] == "image" else "text"
-    headers = message.headers or {}
-    tenant, request_id = str(message.subject).split(".")[-2:]
-    reply_to = headers.get(REPLY_TO) or subjects.out(tenant, request_id)
-    return Call("job", kind, tenant, request_id, reply_to, message.data or b"", headers, attempt)
+    # nats-py gives an object of the e-mail parser's for a value that is not ASCII.
+    headers = {name: str(value) for name, value in (message.headers or {}).items()}
+    body = message.data or b""
+    return stored_call(
+        str(message.subject), kind, headers=headers, body=body, attempt=attempt, out_subject=subjects.out
+    )

@@ -16,10 +16,12 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from worker.call import Call
 from worker.errors import Abandoned, Cancelled, HandedOver, WorkerError
 from worker.reply import Completed
+from worker.text import ascii_line
 
 log = structlog.get_logger("worker.request")
 
 DropReason = Literal["no_reply", "forbidden_reply"]
+CORRELATION_ID_MAX_CHARS = 128  # in the log; a header may be as long as a message
 
 DURATION_BUCKETS_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
@@ -106,7 +108,7 @@ class Telemetry:
                 attempt=call.attempt,
                 outcome=record.label,
                 seconds=round(seconds, 3),
-                correlation_id=call.headers.get("correlation_id"),
+                correlation_id=_shown(call.headers.get("correlation_id")),
             )
 
     def _count(self, call: Call, record: Record, seconds: float) -> None:
@@ -126,6 +128,10 @@ class Telemetry:
         """Count and log a control request to which no answer may be published."""
         self._dropped.labels(reason).inc()
         log.warning("request dropped", mode=what, reason=reason)
+
+
+def _shown(correlation_id: str | None) -> str | None:
+    return None if correlation_id is None else ascii_line(correlation_id, CORRELATION_ID_MAX_CHARS)
 
 
 class _ByPattern(MetricsSettingsProvider[Any, Any]):

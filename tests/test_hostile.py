@@ -1,0 +1,210 @@
+"""Hostile input: each bad request gets one error or is dropped by rule, and the worker is afterwards what it was."""
+
+import asyncio
+import os
+import random
+import re
+import statistics
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import nats
+import pytest
+from hypothesis import settings as hypothesis_settings
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from schemas import Subjects, parse_event
+from schemas.subjects import is_token
+from tests.conftest import SpawnWorker
+from tests.hostile import BLOCKS, INBOX, INVALID, MAX_PAYLOAD, Bad, Wire, generate
+from tests.processes import NatsServer, WorkerProcess
+from tests.requester import ask
+from tests.test_jobs import Broker, provisioned
+from worker.deadletters import DeadLetters
+from worker.simulator import Simulator
+
+PIPELINED = 50
+WARM_UP = 100
+WAIT_SECONDS = 30.0
+GOOD = "ai.v1.ask.text.default"
+MIB = 1024 * 1024
+
+
+class Scene:
+    """A broker, a worker process, a requester that sends anything, and all that is answered to it."""
+
+    def __init__(self, server: NatsServer, worker: WorkerProcess, nc: Client, wire: Wire) -> None:
+        self.server, self.worker, self.nc, self.wire = server, worker, nc, wire
+        self.js = nc.jetstream()
+        self.heard: dict[str, list[Msg]] = {}
+        self.refused: list[bytes] = []
+
+    async def listen(self) -> None:
+        async def hear(message: Msg) -> None:
+            self.heard.setdefault(message.subject, []).append(message)
+
+        async def stored(message: Msg) -> None:
+            if b'"error"' in message.data:
+                self.refused.append(message.data)
+
+        await self.nc.subscribe(f"{INBOX}.*", cb=hear)
+        await self.nc.subscribe("ai.v1.out.*.*", cb=hear)
+        await self.nc.subscribe("_INBOX.stored", cb=stored)
+        await self.nc.flush()
+
+    async def send(self, requests: list[Bad]) -> None:
+        """Publish, and wait for the end of each that is to have one."""
+        for start in range(0, len(requests), PIPELINED):
+            batch = requests[start : start + PIPELINED]
+            for bad in batch:
+                reply = b"_INBOX.stored" if bad.mode == "job" else bad.reply
+                self.wire.publish(bad.subject, bad.body, reply=reply, block=bad.block)
+            await self.wire.flush()
+            await self.until(lambda batch=batch: all(self.ended(bad) for bad in batch if bad.code), batch)
+
+    async def until(self, condition: Callable[[], bool], requests: list[Bad]) -> None:
+        deadline = time.monotonic() + WAIT_SECONDS
+        while not condition():
+            if time.monotonic() > deadline:
+                raise AssertionError([str(bad)[:500] for bad in requests if bad.code and not self.ended(bad)])
+            await asyncio.sleep(0.005)
+
+    def answers(self, bad: Bad) -> list[Msg]:
+        if bad.reply:
+            return self.heard.get(bad.reply.decode(errors="replace"), [])
+        return self.heard.get(f"ai.v1.out.{bad.subject.decode(errors='replace').split('.', 4)[4]}", [])
+
+    def ended(self, bad: Bad) -> bool:
+        found = self.answers(bad)
+        return bool(found) and not found[-1].data
+
+    async def latency(self) -> float:
+        """The median of twenty good requests, in seconds."""
+        taken = []
+        for _ in range(20):
+            started = time.perf_counter()
+            (result,) = await ask(self.nc, GOOD, b"[sim: words=1]")
+            taken.append(time.perf_counter() - started)
+            assert result.type == "result"
+        return statistics.median(taken)
+
+    async def metrics(self, name: str, label: str) -> Counter[str]:
+        """A counter of the worker's, by one of its labels; zeros left out."""
+        url = f"http://127.0.0.1:{self.worker.http_port}/metrics"
+        text = await asyncio.to_thread(lambda: urlopen(url, timeout=5).read().decode())
+        found: Counter[str] = Counter()
+        for line in re.findall(rf"^{name}_total{{(.*)}} (\S+)$", text, re.MULTILINE):
+            found[dict(re.findall(r'(\w+)="([^"]*)"', line[0]))[label]] += int(float(line[1]))
+        return +found
+
+    def memory(self) -> int:
+        """Resident bytes of the worker's process."""
+        assert self.worker.process is not None
+        status = Path(f"/proc/{self.worker.process.pid}/status").read_text()
+        return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) * 1024  # type: ignore[index]
+
+    async def letters(self) -> list[dict[str, str]]:
+        letters = DeadLetters(self.nc, self.js, Subjects())
+        return [letter.headers | {"id": letter.id} async for letter in letters.all()]
+
+
+@pytest.fixture
+async def scene(own_nats_server: Callable[..., NatsServer], spawn_worker: SpawnWorker) -> AsyncIterator[Scene]:
+    server = own_nats_server()
+    worker = await spawn_worker(NATS_URL=server.url, WORKER_LOG_LEVEL="warning")
+    nc = await nats.connect(server.url)
+    await provisioned(Broker(server, nc))
+    wire = await Wire.open(server.port)
+    made = Scene(server, worker, nc, wire)
+    await made.listen()
+    yield made
+    await wire.close()
+    await nc.close()
+
+
+def check(scene: Scene, bad: Bad) -> None:
+    """Exactly one error and the sentinel; or nothing."""
+    found = scene.answers(bad)
+    if not bad.code:
+        assert not found, bad
+        return
+    assert [bool(message.data) for message in found] == [True, False], (bad.number, found)
+    error: Any = parse_event(found[0].data)
+    assert (error.type, error.data.code, error.seq, error.attempt) == ("error", bad.code, 0, 1), (bad, found)
+    assert is_token(error.id)
+    assert bad.own_id in ("", error.id)
+    if bad.mode != "job" or bad.reply:  # a stream adds none, but nats-py shows those of the message
+        assert set(found[0].headers or {}) == {"Nats-Service-Error", "Nats-Service-Error-Code"}
+        assert found[1].headers is None
+
+
+async def check_jobs(scene: Scene, requests: list[Bad]) -> None:
+    """Each job has left the queue and is a dead letter with its code."""
+    jobs = [bad for bad in requests if bad.mode == "job"]
+    assert scene.refused == []
+    async with asyncio.timeout(WAIT_SECONDS):
+        while (await scene.js.stream_info("AIJOBS")).state.messages:
+            await asyncio.sleep(0.05)
+    letters = await scene.letters()
+    assert Counter(letter["Ai-Dead-Code"] for letter in letters) == Counter(bad.code or INVALID for bad in jobs)
+    ids = Counter(letter["id"] for letter in letters)
+    assert set(ids.values()) <= {1}
+    assert all(is_token(one) for one in ids)
+    assert {bad.own_id for bad in jobs if bad.own_id} <= set(ids)
+
+
+@pytest.mark.fuzz
+@pytest.mark.timeout(1800)
+async def test_bad_requests_get_one_error_or_are_dropped_and_leave_nothing_behind(
+    scene: Scene, simulator: Simulator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = hypothesis_settings().max_examples >= 10_000
+    count = 10_000 if long else 300
+    seed = int(os.environ.get("FUZZ_SEED") or (random.randrange(2**32) if long else 1))  # noqa: S311
+    # The warm-up has what makes the process grow once: many large messages together.
+    large = [Bad(n, "req", b"ai.v1.req.text.t", b"%b.%d" % (INBOX.encode(), n), b"", b"{" * MAX_PAYLOAD, INVALID)
+             for n in range(20)]  # fmt: skip
+    warm_up = large + generate(seed + 1, WARM_UP, first=len(large))
+    await scene.send(warm_up)
+    latency, memory = await scene.latency(), scene.memory()
+
+    requests = generate(seed, count, first=len(warm_up))
+    started = time.perf_counter()
+    await scene.send(requests)
+    seconds = time.perf_counter() - started
+    await asyncio.sleep(1)  # longer than the keep-alive: nothing may follow an end
+
+    memory_after, latency_after = scene.memory(), await scene.latency()
+    everything = warm_up + requests
+    for bad in everything:
+        check(scene, bad)
+    await check_jobs(scene, everything)
+    expected = Counter(bad.code for bad in everything if bad.code) + Counter({"done": 40})
+    assert await scene.metrics("aichats_requests", "outcome") == expected
+    dropped = Counter(bad.dropped for bad in everything if bad.dropped)
+    assert await scene.metrics("aichats_requests_dropped", "reason") == dropped
+    assert len(simulator.requests) == 40, "a bad request reached the provider"
+    assert "Traceback" not in scene.worker.log
+    with capsys.disabled():
+        print(  # noqa: T201 - the figures of the long run
+            f"\nseed {seed}: {count} bad requests in {seconds:.1f} s; resident {memory / MIB:.1f} -> "
+            f"{memory_after / MIB:.1f} MiB; median of a good request {latency * 1000:.1f} -> "
+            f"{latency_after * 1000:.1f} ms; {dict(expected)}; dropped {dict(dropped)}"
+        )
+    assert memory_after - memory <= max(memory // 10, 20 * MIB)
+    if long:
+        assert latency_after <= max(5 * latency, 0.25)
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
+async def test_no_header_block_ends_the_connection(scene: Scene, block: bytes) -> None:
+    scene.wire.publish(b"ai.v1.ask.text.t", b"[sim: words=1]", reply=f"{INBOX}.1".encode(), block=block)
+    bad = Bad(1, "ask", b"", f"{INBOX}.1".encode(), b"", b"", "")
+    await scene.wire.flush()
+    await scene.until(lambda: scene.ended(bad), [bad])
+    assert parse_event(scene.answers(bad)[0].data).type == "result"

@@ -40,6 +40,12 @@ class Contained:
     def log(self) -> str:
         return str(self.docker.logs().decode())
 
+    @property
+    def pid(self) -> int:
+        """The host's number of it."""
+        self.docker.reload()
+        return int(self.docker.attrs["State"]["Pid"])
+
     def poll(self) -> int | None:
         if self.returncode is None:
             self.docker.reload()

@@ -111,6 +111,8 @@ class Admission:
         for kind in KINDS:
 
             async def handed(message: Msg, kind: Kind = kind) -> None:
+                if not message.reply:
+                    return  # no worker's: a broker's acknowledgement can be sent to any subject
                 await message.respond(b"")  # from here on the request is this worker's
                 accept(handed_call(message, kind))
 

@@ -64,7 +64,8 @@ image: ## build the container image, aichats-worker
 version: ## print the version, which schemas/__init__.py alone has
 	@sed -n 's/^__version__ = "\(.*\)"/\1/p' schemas/__init__.py
 
-wheel: .venv/.project ## build the wheel into dist/
+wheel: .venv/.project ## build the wheel and the source distribution into dist/
+	@$(BIN)/python -c 'from setuptools import build_meta; build_meta.build_sdist("dist")' >/dev/null
 	@$(BIN)/python -m pip wheel -qq --no-deps --no-build-isolation -w dist .
 
 lock: .venv/.dependencies ## pin all dependencies anew; with ARGS=--upgrade to their newest releases

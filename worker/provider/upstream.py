@@ -76,6 +76,9 @@ class Answer:
         self._response = response
         self._first: bytes | None = first
         self._stall = stall
+        self._stalled = False
+        self._waiting_since: float | None = None
+        self._watch: asyncio.TimerHandle | None = None
         self._line: _Line | None = line
 
     async def read(self) -> bytes:
@@ -87,13 +90,28 @@ class Answer:
         if self._first is not None:
             data, self._first = self._first, None
             return data
+        loop = asyncio.get_running_loop()
+        self._waiting_since = loop.time()
+        if self._watch is None:
+            self._watch = loop.call_later(self._stall, self._look)
         try:
-            async with asyncio.timeout(self._stall) as timer:
-                return await self._response.content.readany()
+            return await self._response.content.readany()
         except UPSTREAM_ERRORS as error:
-            if isinstance(error, TimeoutError) and timer.expired():
+            if self._stalled:
                 raise DeadlineExceeded("stall", self._stall) from None
             raise as_worker_error(error) from None
+        finally:
+            self._waiting_since = None
+
+    def _look(self) -> None:
+        """End a read that waits for too long. One timer for all: one for each read is a tenth of a delta's time."""
+        loop = asyncio.get_running_loop()
+        due = self._stall + (loop.time() if self._waiting_since is None else self._waiting_since)
+        if due > loop.time():
+            self._watch = loop.call_at(due, self._look)
+        else:
+            self._stalled = True
+            self._response.content.set_exception(TimeoutError())
 
     async def head(self, max_bytes: int) -> bytes:
         """Return the body, or its beginning where it is longer than `max_bytes`. One byte more says that it is."""
@@ -111,6 +129,8 @@ class Answer:
 
     def close(self) -> None:
         """Give the connection back where the body was read to its end; else close it at once."""
+        if self._watch is not None:
+            self._watch.cancel()
         self._response.close()
         if self._line is not None:
             self._line.calls -= 1

@@ -34,7 +34,7 @@ bench: .venv/.project ## CPU for each delta, next to a hand-written worker in th
 chaos: .venv/.project ## kill and freeze workers and the broker under 2000 jobs; ARGS="--seed 7" runs a plan again
 	$(BIN)/python -m benchmarks.chaos $(ARGS)
 
-fuzz: .venv/.project ## 10,000 generated provider answers for each property
+fuzz: .venv/.project ## 10,000 generated provider answers for each property, and 10,000 bad requests
 	$(BIN)/pytest -q -m fuzz --hypothesis-profile=fuzz --timeout 1800 $(ARGS)
 
 chart: .venv/.chart .venv-checkov/.dependencies ## lint and test the chart and the Dockerfile (needs helm)

@@ -44,7 +44,7 @@ chaos: .venv/.project ## kill and freeze workers and the broker under 2000 jobs;
 soak: .venv/.project ## 200 streams for 5 minutes, faults of all kinds among them: nothing may grow; ARGS="--seconds 3600" for longer
 	$(BIN)/python -m benchmarks.soak $(ARGS)
 
-fuzz: .venv/.project ## 10,000 generated provider answers for each property
+fuzz: .venv/.project ## 10,000 generated provider answers for each property, and 10,000 bad requests
 	$(BIN)/pytest -q -m fuzz --hypothesis-profile=fuzz --timeout 1800 $(ARGS)
 
 chart: .venv/.chart .venv-checkov/.dependencies ## lint and test the chart, the Dockerfile and the workflows (needs helm)

@@ -6,7 +6,8 @@ from worker.simulator import Simulator
 
 IMAGE_BYTES = 10 * 1024 * 1024
 CHILD = """
-import asyncio, resource, sys
+import asyncio, re, sys
+from pathlib import Path
 from schemas.requests import Message
 from worker.provider import Question
 from worker.provider.aichats import AiChats
@@ -16,7 +17,9 @@ async def main():
     question = Question((Message(role="user", content=f"[sim: bytes={sys.argv[2]}]"),), "default", float("inf"))
     pictures = await asyncio.gather(*[provider.image(question) for _ in range(20)])
     await provider.close()
-    print(sum(len(picture.data) for picture in pictures), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    # Not getrusage: its peak begins at that of the process which started this one.
+    peak_kib = re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]
+    print(sum(len(picture.data) for picture in pictures), peak_kib)
 
 asyncio.run(main())
 """

@@ -5,6 +5,7 @@ from collections import Counter
 from typing import Any
 
 import nats
+import orjson
 import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -14,6 +15,7 @@ from tests.conftest import StartWorker
 from tests.processes import NatsServer
 from tests.requester import Exchange, ask, check
 from tests.test_corridor import outcomes, until
+from worker.admission import FULL_SECONDS
 from worker.app import App
 from worker.simulator import Simulator
 from worker.slots import RETRY_AFTER_MAX_SECONDS, Slots
@@ -21,7 +23,7 @@ from worker.slots import RETRY_AFTER_MAX_SECONDS, Slots
 REQ = "ai.v1.req.text.default"
 ASK = "ai.v1.ask.text.default"
 REQ_IMAGE = "ai.v1.req.image.default"
-HAND = "ai.v1.int.hand.text.req.default"
+ROOM = "ai.v1.int.room.text"
 SLOW = b"[sim: words=2 pause=1.5]"
 
 
@@ -39,7 +41,7 @@ async def end(exchange: Exchange) -> str:
 
 
 async def inside(nc: Client, subject: str = ASK) -> bool:
-    """Whether any worker is in the queue group: a bad request is answered without a slot of anybody's for long."""
+    """Whether any worker is in the queue group."""
     try:
         await nc.request(subject, b"", timeout=5)
     except NoRespondersError:
@@ -53,16 +55,19 @@ async def until_inside(nc: Client, wanted: bool, subject: str = ASK) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_a_full_worker_steps_out_of_the_queue_group_and_comes_back(nc: Client, start_worker: StartWorker) -> None:
+async def test_the_first_that_finds_no_slot_is_told_and_the_next_finds_nobody(
+    nc: Client, start_worker: StartWorker
+) -> None:
     await start_worker(worker_concurrency_max=1)
-    running = await Exchange(nc).send(REQ, SLOW)
+    running = await Exchange(nc).send(REQ, b"[sim: words=2 pause=2.5]")
     await running.event()
+    await asyncio.sleep(FULL_SECONDS)
+    assert await end(await Exchange(nc).send(REQ, b"hi")) == "overloaded"
+    await until_inside(nc, wanted=False)
     assert await end(await Exchange(nc).send(REQ, b"hi")) == "none"
-    assert not await inside(nc)
     assert (await ask(nc, REQ_IMAGE, b"[sim: bytes=1000]"))[-1].type == "done", "images have slots of their own"
     assert await end(running) == "done"
-    await until_inside(nc, wanted=True)
-    assert (await ask(nc, REQ, b"[sim: words=1]"))[-1].type == "done"
+    assert (await ask(nc, REQ, b"[sim: words=1]"))[-1].type == "done", "it is back before it says that it has ended"
 
 
 async def test_what_arrives_together_at_a_lone_worker_is_refused_with_the_time_to_come_back(
@@ -71,17 +76,14 @@ async def test_what_arrives_together_at_a_lone_worker_is_refused_with_the_time_t
     worker = await start_worker(worker_concurrency_max=2)
     await ask(nc, REQ, b"[sim: words=2 pause=0.6]")  # from here on it knows how long they take
     exchanges = [await Exchange(nc).send(REQ, SLOW) for _ in range(20)]
-    await nc.flush()  # all in one go, before the worker can step out
     ends = Counter([await end(exchange) for exchange in exchanges])
-    assert ends["done"] == 2
-    assert ends["overloaded"] > 0
-    assert ends["done"] + ends["overloaded"] + ends["none"] == 20
-    refused = [check(e.messages)[-1] for e in exchanges if len(e.messages) == 2 and e.messages[0].data]
-    waits = sorted(event.data.retry_after_ms or 0 for event in refused if event.type == "error")
-    assert len(waits) == ends["overloaded"]
+    assert ends == {"done": 2, "overloaded": 18}
+    refused: list[Any] = [check(e.messages)[-1] for e in exchanges if len(e.messages) == 2]
+    waits = sorted(event.data.retry_after_ms for event in refused if event.type == "error")
+    assert len(waits) == 18
     assert 200 <= waits[0] <= 1500, "a slot comes free about each 0.3 s: 0.6 s for one, and there are two"
-    assert waits[-1] > waits[0] or len(waits) == 1, "they would all come back at once"
-    assert outcomes(worker)["overloaded"] == ends["overloaded"]
+    assert waits[-1] > 10 * waits[0], "they would all come back at once"
+    assert outcomes(worker)["overloaded"] == 18
 
 
 @pytest.mark.parametrize("subject", [REQ, ASK])
@@ -92,14 +94,26 @@ async def test_sixteen_slow_requests_fill_four_workers_of_four_slots(
     for _ in range(3):
         exchanges = [await Exchange(nc).send(subject, SLOW) for _ in range(16)]
         await until(lambda: [app.slots["text"].free for app in workers] == [0, 0, 0, 0])
-        assert await end(await Exchange(nc).send(subject, b"hi")) == "none", "all are full"
         wanted = "done" if subject == REQ else "result"
         assert Counter([await end(exchange) for exchange in exchanges]) == {wanted: 16}
-        await until_inside(nc, wanted=True)
     assert len(simulator.requests) == 48
     mode = "req" if subject == REQ else "ask"
-    assert [outcomes(app, mode=mode)["done"] for app in workers] == [12.0] * 4
+    await until(lambda: [outcomes(app, mode=mode)["done"] for app in workers] == [12.0] * 4)
     assert sum(outcomes(app, mode=mode).get("overloaded", 0) for app in workers) == 0
+
+
+async def test_as_many_requesters_as_slots_are_never_refused(nc: Client, start_worker: StartWorker) -> None:
+    """Each asks again as soon as its answer has ended: by then the slot is free, and the others know."""
+    workers = [await start_worker(worker_concurrency_max=2) for _ in range(3)]
+    ends: Counter[str] = Counter()
+
+    async def one() -> None:
+        for _ in range(30):
+            ends[await end(await Exchange(nc).send(REQ, b"[sim: words=1]"))] += 1
+
+    await asyncio.gather(*(one() for _ in range(6)))
+    assert ends == {"done": 180}
+    assert all(app.slots["text"].free == 2 for app in workers)
 
 
 async def full_and_free(nc: Client, start_worker: StartWorker, **settings: Any) -> tuple[App, App, Exchange]:
@@ -115,9 +129,8 @@ async def late(app: App, exchange: Exchange, body: bytes, headers: dict[str, str
     """What was on its way when the worker stepped out: the hand-over subject brings it as the server would have."""
     exchange._subscription = await exchange.nc.subscribe(exchange.inbox, cb=exchange._queue.put)
     await exchange.nc.flush()
-    group = app.admission._groups["text"]
     message = Msg(_client=app.broker.connection, subject=REQ, reply=exchange.inbox, data=body, headers=headers)
-    await group._subscriptions[0]._cb(message)
+    await app.admission._groups["text"]._requests.subscriptions[0]._cb(message)
     return exchange
 
 
@@ -132,14 +145,15 @@ async def test_a_request_that_was_on_its_way_is_handed_over_as_it_was(nc: Client
     assert await end(running) == "done"
 
 
-async def test_a_request_too_large_to_be_handed_over_is_refused_and_the_connection_lives(
+async def test_a_request_as_large_as_the_broker_takes_is_handed_over_as_well(
     nc: Client, start_worker: StartWorker
 ) -> None:
     full, free, running = await full_and_free(nc, start_worker)
-    assert await end(await late(full, Exchange(nc), b"x" * (nc.max_payload - 100))) == "overloaded"
+    events: Any = await (await late(full, Exchange(nc), b"x" * nc.max_payload)).all()
+    assert events[-1].data.code == "too_large", "the prompt has a limit, which the other worker holds it against"
+    assert outcomes(free) == {"too_large": 1.0}
     assert await end(running) == "done"
     assert full.broker.connection.is_connected
-    assert outcomes(free) == {}
 
 
 async def test_a_request_whose_id_runs_on_the_full_worker_is_a_duplicate(nc: Client, start_worker: StartWorker) -> None:
@@ -147,22 +161,48 @@ async def test_a_request_whose_id_runs_on_the_full_worker_is_a_duplicate(nc: Cli
     first = await Exchange(nc).send(REQ, SLOW, {"Nats-Msg-Id": "same"})
     await first.event()
     both = [await Exchange(nc).send(REQ, SLOW, {"Nats-Msg-Id": name}) for name in ("other", "same")]
-    assert [await end(exchange) for exchange in both] in (["done", "duplicate"], ["done", "none"])
+    assert [await end(exchange) for exchange in both] == ["done", "duplicate"]
     assert await end(first) == "done"
     assert (await ask(nc, REQ, b"[sim: words=1]"))[-1].type == "done", "the duplicate holds no slot"
+
+
+OFFER = {"mode": "req", "tenant": "t", "id": "r9", "reply_to": "_INBOX.t.x", "headers": {}}
+
+
+@pytest.mark.parametrize(
+    "offer", [b"", b"[]", b'{"stream":"AIJOBS","seq":2}', OFFER | {"tenant": "*"}, OFFER | {"mode": "job"}]
+)
+async def test_no_slot_is_kept_for_what_is_no_request(nc: Client, worker: App, offer: Any) -> None:
+    body = offer if isinstance(offer, bytes) else orjson.dumps(offer)
+    assert (await nc.request(ROOM, body, timeout=5)).data == b""
+    assert worker.slots["text"].free == worker.slots["text"].count
 
 
 async def test_a_handed_over_request_may_not_name_any_subject_for_its_reply(
     nc: Client, worker: App, simulator: Simulator
 ) -> None:
-    headers = {"Nats-Msg-Id": "r9", "reply_to": "$JS.API.STREAM.PURGE.X", "Ai-Hops": "x"}
-    await nc.request(HAND, b"hi", timeout=5, headers=headers)
+    offer = OFFER | {"reply_to": "$JS.API.STREAM.PURGE.X"}
+    place = (await nc.request(ROOM, orjson.dumps(offer), timeout=5)).data.decode()
+    assert worker.slots["text"].free == worker.slots["text"].count - 1
+    await nc.request(f"ai.v1.int.take.{place}", b"hi", timeout=5)
     count = worker.telemetry.registry.get_sample_value
     await until(lambda: count("aichats_requests_dropped_total", {"reason": "forbidden_reply"}) == 1)
+    assert worker.slots["text"].free == worker.slots["text"].count
     assert simulator.requests == []
 
 
-async def test_hand_overs_among_full_workers_come_to_an_end(nc: Client, start_worker: StartWorker) -> None:
+async def test_a_slot_that_was_kept_and_not_taken_is_given_back(
+    nc: Client, worker: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.admission.KEPT_SECONDS", 0.2)
+    place = (await nc.request(ROOM, orjson.dumps(OFFER), timeout=5)).data.decode()
+    assert worker.slots["text"].free == worker.slots["text"].count - 1
+    await until(lambda: worker.slots["text"].free == worker.slots["text"].count)
+    assert (await nc.request(f"ai.v1.int.take.{place}", b"hi", timeout=5)).data == b"", "it is too late"
+    assert outcomes(worker) == {}
+
+
+async def test_where_no_worker_has_room_a_late_request_is_refused(nc: Client, start_worker: StartWorker) -> None:
     full, other, running = await full_and_free(nc, start_worker)
     held = await Exchange(nc).send(REQ, SLOW)
     await held.event()
@@ -171,13 +211,30 @@ async def test_hand_overs_among_full_workers_come_to_an_end(nc: Client, start_wo
     await until(lambda: other.slots["text"].free == 1)
 
 
-async def test_after_a_broker_restart_a_full_worker_is_outside_again(
+async def test_a_hand_over_that_nobody_answers_is_refused_in_time(
+    own_nats_server: Any, start_worker: StartWorker
+) -> None:
+    server: NatsServer = own_nats_server()
+    app = await start_worker(nats_url=server.url, worker_concurrency_max=1)
+    nc = await nats.connect(server.url)
+    silent = await nc.subscribe("ai.v1.int.room.text", queue="ai-workers")
+    running = await Exchange(nc).send(REQ, b"[sim: words=2 pause=4]")
+    await running.event()
+    assert await end(await Exchange(nc).send(REQ, b"hi")) == "overloaded"
+    await silent.unsubscribe()
+    assert await end(running) == "done"
+    assert app.slots["text"].free == 1
+    await nc.close()
+
+
+async def test_after_a_broker_restart_a_full_worker_is_where_it_was(
     own_nats_server: Any, start_worker: StartWorker
 ) -> None:
     server: NatsServer = own_nats_server()
     app = await start_worker(nats_url=server.url, worker_concurrency_max=1)
     nc = await nats.connect(server.url, reconnect_time_wait=0.1, max_reconnect_attempts=-1)
     running = await Exchange(nc).send(ASK, b"[sim: words=2 pause=6]")
+    await until(lambda: app.slots["text"].full_seconds > FULL_SECONDS)
     await until_inside(nc, wanted=False)
     server.kill()
     server.start()
@@ -200,16 +257,58 @@ async def test_jobs_fill_a_worker_as_well(nc: Client, own_nats_server: Any, star
     await own.close()
 
 
+async def test_a_job_that_came_to_a_full_worker_goes_to_a_free_one(
+    own_nats_server: Any, start_worker: StartWorker
+) -> None:
+    server: NatsServer = own_nats_server()
+    full = await start_worker(nats_url=server.url, worker_concurrency_max=1, worker_jobs=True)
+    nc = await nats.connect(server.url)
+    await until(lambda: full.jobs is not None)
+    await asyncio.sleep(0.5)  # it waits for a job now
+    running = await Exchange(nc).send(REQ, b"[sim: words=2 pause=8]")
+    await running.event()
+    free = await start_worker(nats_url=server.url, worker_concurrency_max=1, worker_jobs=True)
+    await until(lambda: free.jobs is not None)
+    for number in range(3):
+        await nc.jetstream().publish(f"ai.v1.job.text.default.j{number}", b"[sim: words=1]")
+    await until(lambda: outcomes(free, mode="job").get("done") == 3)
+    assert await end(running) == "done"
+    assert outcomes(full, mode="job").get("done") is None
+    await nc.close()
+
+
 async def test_a_slot_that_was_waited_for_comes_before_a_core_request() -> None:
     slots = Slots(1)
     assert slots.take()
-    waiting = asyncio.create_task(slots.wait())
+    assert not await slots.wait(0)
+    waiting = asyncio.create_task(slots.wait(5))
     await asyncio.sleep(0)
     slots.give_back()
     assert not slots.take()
-    await waiting
+    assert await waiting
     slots.give_back()
     assert slots.take()
+
+
+@pytest.mark.parametrize("cancelled_first", [True, False])
+async def test_a_slot_that_comes_while_the_wait_for_it_ends_is_not_lost(cancelled_first: bool) -> None:
+    slots = Slots(1)
+    assert slots.take()
+    waiting = asyncio.create_task(slots.wait(5))
+    await asyncio.sleep(0)
+    for step in (waiting.cancel, slots.give_back) if cancelled_first else (slots.give_back, waiting.cancel):
+        step()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert slots.free == 1
+
+
+async def test_a_wait_for_a_slot_ends() -> None:
+    slots = Slots(1)
+    assert slots.take()
+    assert not await slots.wait(0.05)
+    slots.give_back()
+    assert slots.free == 1
 
 
 async def test_the_time_to_come_back_follows_how_long_slots_were_held() -> None:
@@ -224,3 +323,6 @@ async def test_the_time_to_come_back_follows_how_long_slots_were_held() -> None:
     for _ in range(10_000):
         last = slots.retry_after_ms()
     assert last == RETRY_AFTER_MAX_SECONDS * 1000
+    assert slots.take()
+    slots.give_back()
+    assert slots.retry_after_ms() == first, "a slot came free since"

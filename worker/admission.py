@@ -1,13 +1,14 @@
-"""Who gets a core request: queue groups do not look at load, so a full worker steps out of them until it has room.
+"""Who gets a core request: queue groups do not look at load, so a full worker hands over what comes to it.
 
-What is still on its way to a worker that has become full is handed over to one that has room, over a subject among
-workers. Where nobody has room, there is nobody left in the group: the requester gets NATS's own no responders.
+It asks, on a subject among workers, whose queue group only workers with room are in, for a slot; whoever answers keeps
+one for it, and then gets the request. Where nobody has room the request is refused, and a worker that stays full steps
+out of the requests' queue group: with all of them out, requesters get NATS's own no responders.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
 
 import structlog
 from faststream.nats.subscriber.usecases import CoreSubscriber
@@ -16,80 +17,137 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.errors import NoRespondersError
 from nats.errors import TimeoutError as NatsTimeoutError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from schemas.subjects import KINDS, MSG_ID, QUEUE, REPLY_TO, Kind, Subjects
-from worker.call import HOPS, Call, handed_call
+from schemas.subjects import KINDS, QUEUE, Kind, Subjects, is_token
+from worker.call import Call, new_id
 from worker.errors import HandedOver, Overloaded
 from worker.slots import Slots
 from worker.subscriptions import leave, step_in, step_out
 
 log = structlog.get_logger(__name__)
 
-# Each hand-over goes from a worker that has stepped out to one that had room a moment ago.
-HOPS_MAX: Final = 8
-HAND_OVER_TIMEOUT_SECONDS: Final = 1.0
-# nats-py does not count headers against max_payload and then closes for good.
-HEADERS_MAX_BYTES: Final = 2048
+# A slot that was free can be taken when the request asks for it: it asks again.
+TRIES_MAX: Final = 8
+ROOM_TIMEOUT_SECONDS: Final = 0.25
+TAKE_TIMEOUT_SECONDS: Final = 1.0
+KEPT_SECONDS: Final = 2.0
+# A worker that is full for a moment only stays in the group. In a cluster, what another server had sent on its way to a
+# worker that steps out is lost: so it is done seldom, and only where the request would be refused anyway.
+FULL_SECONDS: Final = 0.25
+STOP_TIMEOUT_SECONDS: Final = 1.0
 CARRIED: Final = ("correlation_id", "traceparent", "tracestate")
-CARRIED_MAX_CHARS: Final = 512
+CARRIED_MAX_CHARS: Final = 256
+
+
+class _Offer(BaseModel):
+    """A request that looks for a slot: all but its body."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", hide_input_in_errors=True)
+
+    mode: Literal["req", "ask"]
+    tenant: str
+    id: str
+    reply_to: str
+    headers: dict[str, str]
+
+    def call(self, kind: Kind, body: bytes) -> Call:
+        return Call(
+            self.mode,
+            kind=kind,
+            tenant=self.tenant,
+            id=self.id,
+            reply_to=self.reply_to,
+            body=body,
+            headers=self.headers,
+        )
+
+
+class _Place:
+    """Subscriptions that the server routes to only while they are wanted."""
+
+    def __init__(self, nc: Client, subscriptions: list[Any]) -> None:
+        self.subscriptions = subscriptions
+        self._nc = nc
+        self._inside: bool | None = True
+        self._turn = asyncio.Lock()
+
+    async def be(self, wanted: Callable[[], bool]) -> None:
+        """Be in the queue group, or out of it, as `wanted` says once it is this call's turn."""
+        async with self._turn:
+            if self._inside is not (inside := wanted()):
+                self._inside = inside
+                await (step_in if inside else step_out)(self._nc, self.subscriptions)
+
+    def forget(self) -> None:
+        """Nobody knows whether it is in: a reconnect has subscribed to everything again."""
+        self._inside = None
 
 
 class QueueGroup:
-    """One kind's place in the queue group: given up while no slot is free, taken again once one is.
+    """One kind's place among the workers.
 
     Args:
         nc: The connection.
         slots: The kind's.
-        subscriptions: Of nats-py: all that bring requests of the kind.
+        requests: Subscriptions of nats-py that bring requests: left where this worker stays full and nobody has room.
+        room: Subscriptions that bring requests from full workers: left as long as no slot is free.
     """
 
-    def __init__(self, nc: Client, slots: Slots, subscriptions: list[Any]) -> None:
-        self._nc = nc
+    def __init__(self, nc: Client, slots: Slots, *, requests: list[Any], room: list[Any]) -> None:
         self._slots = slots
-        self._subscriptions = subscriptions
-        self._inside = True
-        self._changed = asyncio.Event()
-        self._following: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        """Follow the slots from now on."""
-        self._slots.watch(self._changed.set)
+        self._requests = _Place(nc, requests)
+        self._room = _Place(nc, room)
+        self._nobody = False
+        self._stopped = False
+        slots.tell(self.update)
         self._following = asyncio.create_task(self._follow(), name="queue-group")
 
-    async def step_out(self) -> None:
-        """Step out if there is no room. What is published after this does not come back to this worker."""
-        self._changed.set()  # whatever else happens meanwhile, the follower looks again
-        if self._inside and self._slots.free <= 0:
-            self._inside = False
-            await step_out(self._nc, self._subscriptions)
+    async def update(self) -> None:
+        """Be where the slots say. Awaited before a request that has ended says so: its requester may ask again."""
+        if self._stopped:
+            return
+        if self._slots.free > 0:
+            self._nobody = False
+        await self._room.be(lambda: self._slots.free > 0)
+        await self._requests.be(lambda: self._slots.free > 0 or not self._nobody)
+
+    async def nobody_has_room(self) -> None:
+        """Step out where this worker has been full for a while: the next request would be refused as well."""
+        self._nobody = self._slots.full_seconds >= FULL_SECONDS
+        await self.update()
 
     def again(self) -> None:
-        """After a reconnect nats-py has subscribed to everything again."""
-        self._inside = True
-        self._changed.set()
+        """After a reconnect: look again."""
+        self._room.forget()
+        self._requests.forget()
+        self._slots.changed.set()
 
-    async def stop(self) -> list[Any]:
-        """Follow no more; return the subscriptions."""
-        if self._following is not None:
-            self._following.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._following
-        return self._subscriptions
+    async def stop(self) -> Iterable[Any]:
+        """Stay as it is from now on; return the subscriptions."""
+        self._stopped = True  # under back-pressure nats-py swallows the cancellation
+        self._following.cancel()
+        await asyncio.wait({self._following}, timeout=STOP_TIMEOUT_SECONDS)
+        return [*self._requests.subscriptions, *self._room.subscriptions]
 
     async def _follow(self) -> None:
-        while True:
-            await self._changed.wait()
-            self._changed.clear()
-            if self._slots.free > 0 and not self._inside:
-                self._inside = True
-                await step_in(self._nc, self._subscriptions)
-            elif self._slots.free <= 0 and self._inside:
-                self._inside = False
-                await step_out(self._nc, self._subscriptions)
+        while not self._stopped:
+            await self._slots.changed.wait()
+            self._slots.changed.clear()
+            await self.update()
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A slot that is kept for a request of another worker's."""
+
+    offer: _Offer
+    kind: Kind
+    timer: asyncio.TimerHandle
 
 
 class Admission:
-    """The queue groups of both kinds, and the hand-over of what came to a worker that was full.
+    """The queue groups of both kinds, and the hand-over of what comes to a worker that is full.
 
     Args:
         slots: Of each kind.
@@ -99,56 +157,110 @@ class Admission:
     def __init__(self, slots: Mapping[Kind, Slots], subjects: Subjects) -> None:
         self._slots = slots
         self._subjects = subjects
+        self._id = new_id()
         self._nc: Client | None = None
         self._groups: dict[Kind, QueueGroup] = {}
         self._subscribers: list[CoreSubscriber] = []
+        self._takes: list[Any] = []
+        self._kept: dict[str, _Kept] = {}
 
     async def start(
-        self, nc: Client, subscribers: Mapping[Kind, list[CoreSubscriber]], accept: Callable[[Call], None]
+        self, nc: Client, subscribers: Mapping[Kind, list[CoreSubscriber]], accept: Callable[[Call], bool]
     ) -> None:
-        """Take part: `subscribers` are started, `accept` takes what is handed over."""
-        self._nc = nc
+        """Take part.
+
+        Args:
+            nc: The connection.
+            subscribers: Of each kind, started.
+            accept: Runs a call for which a slot was taken; False where it may not be answered.
+        """
+
+        async def taken(message: Msg) -> None:
+            kept = self._kept.pop(message.subject.rpartition(".")[2], None)
+            if kept is not None:
+                kept.timer.cancel()
+                if not accept(kept.offer.call(kept.kind, message.data)):
+                    self._slots[kept.kind].give_back()
+            if message.reply:
+                await message.respond(b"" if kept is None else b"1")
+
+        self._takes = [await nc.subscribe(self._subjects.internal("take", self._id, "*"), cb=taken)]
         for kind in KINDS:
 
-            async def handed(message: Msg, kind: Kind = kind) -> None:
-                if not message.reply:
-                    return  # no worker's: a broker's acknowledgement can be sent to any subject
-                await message.respond(b"")  # from here on the request is this worker's
-                accept(handed_call(message, kind))
+            async def asked(message: Msg, kind: Kind = kind) -> None:
+                if message.reply:  # without one it is no worker's: a broker's acknowledgement can be sent anywhere
+                    await message.respond(self._keep(message.data, kind))
 
-            subject = self._subjects.internal("hand", kind, "*", "*")
-            handed_over = await nc.subscribe(subject, queue=QUEUE, cb=handed)
+            room = await nc.subscribe(self._subjects.internal("room", kind), queue=QUEUE, cb=asked)
+            requests = [subscriber.subscription for subscriber in subscribers[kind]]
+            self._groups[kind] = QueueGroup(nc, self._slots[kind], requests=requests, room=[room])
             self._subscribers += subscribers[kind]
-            subscriptions = [subscriber.subscription for subscriber in subscribers[kind]]
-            self._groups[kind] = QueueGroup(nc, self._slots[kind], [*subscriptions, handed_over])
-            self._groups[kind].start()
+        self._nc = nc
+
+    def _keep(self, data: bytes, kind: Kind) -> bytes:
+        """Keep a slot for a request; return what it is called, or nothing where there is none."""
+        try:
+            offer = _Offer.model_validate_json(data)
+        except ValidationError:
+            return b""
+        if not (is_token(offer.tenant) and is_token(offer.id) and self._slots[kind].take()):
+            return b""
+        token = new_id()
+        timer = asyncio.get_running_loop().call_later(KEPT_SECONDS, self._forget, token)
+        self._kept[token] = _Kept(offer, kind, timer)
+        return f"{self._id}.{token}".encode()
+
+    def _forget(self, token: str) -> None:
+        if (kept := self._kept.pop(token, None)) is not None:
+            self._slots[kept.kind].give_back()
 
     async def elsewhere(self, call: Call) -> HandedOver | Overloaded:
         """Give a request for which there was no slot to a worker that has one; refuse it where there is none."""
-        if await self._hand_over(call):
-            return HandedOver()
+        if self._nc is not None and call.problem is None:
+            if await self._handed_over(self._nc, call):
+                return HandedOver()
+            await self._groups[call.kind].nobody_has_room()
         slots = self._slots[call.kind]
         message = f"all {slots.count} {call.kind} slots of this worker are taken, and no other has one; try again"
         return Overloaded(message, retry_after_ms=slots.retry_after_ms())
 
-    async def _hand_over(self, call: Call) -> bool:
-        too_large = self._nc is None or len(call.body) + HEADERS_MAX_BYTES > self._nc.max_payload
-        if self._nc is None or too_large or call.problem is not None or call.hops >= HOPS_MAX:
-            return False
-        subject = self._subjects.internal("hand", call.kind, call.mode, call.tenant)
-        headers = {MSG_ID: call.id, REPLY_TO: call.reply_to, HOPS: str(call.hops + 1), **_carried(call.headers)}
+    async def _handed_over(self, nc: Client, call: Call) -> bool:
+        for _ in range(TRIES_MAX):
+            try:
+                place = await self._place(nc, call)
+                if place and await self._taken(nc, call, place):
+                    return True
+            except NoRespondersError:
+                return False
+            except NatsError as error:
+                log.warning("not handed over", id=call.id, error=type(error).__name__)
+                return False
+        return False
+
+    async def _place(self, nc: Client, call: Call) -> str:
+        """Ask for a slot, and return what it is called; nothing where it was just taken, or nobody answered in time."""
+        carried = {name: value[:CARRIED_MAX_CHARS] for name in CARRIED if (value := call.headers.get(name))}
+        mode: Any = call.mode
+        offer = _Offer(mode=mode, tenant=call.tenant, id=call.id, reply_to=call.reply_to, headers=carried)
+        subject = self._subjects.internal("room", call.kind)
         try:
-            await self._groups[call.kind].step_out()
-            await self._nc.request(subject, call.body, timeout=HAND_OVER_TIMEOUT_SECONDS, headers=headers)
+            answer = await nc.request(subject, offer.model_dump_json().encode(), timeout=ROOM_TIMEOUT_SECONDS)
         except NatsTimeoutError:
-            # Somebody has it and did not say so. Two ends would be worse than one that the requester has to miss.
-            log.warning("handed over, without an answer", id=call.id)
+            return ""
+        worker, _, token = answer.data.decode("ascii", "replace").partition(".")
+        return f"{worker}.{token}" if is_token(worker) and is_token(token) else ""
+
+    async def _taken(self, nc: Client, call: Call, place: str) -> bool:
+        """Send the request to where a slot is kept for it. Without headers, its body always fits."""
+        try:
+            answer = await nc.request(self._subjects.internal("take", place), call.body, timeout=TAKE_TIMEOUT_SECONDS)
         except NoRespondersError:
-            return False
-        except NatsError as error:
-            log.warning("not handed over", id=call.id, error=type(error).__name__)
-            return False
-        return True
+            return False  # that worker has gone since, without the request
+        except NatsTimeoutError:
+            # It may have it. Two ends would be worse than one that the requester misses, as if that worker had died.
+            log.warning("handed over, without an answer", id=call.id)
+            return True
+        return bool(answer.data)
 
     def again(self) -> None:
         """After a reconnect: be in the queue groups as before."""
@@ -162,14 +274,8 @@ class Admission:
             TimeoutError: The server did not answer in time.
             nats.errors.Error: The connection is gone.
         """
-        subscriptions = [sub for group in self._groups.values() for sub in await group.stop()]
+        subscriptions = [each for group in self._groups.values() for each in await group.stop()]
         for subscriber in self._subscribers:
             subscriber.subscription = None  # FastStream's stop() must not unsubscribe it again
         if self._nc is not None:
-            await leave(self._nc, subscriptions)
-
-
-def _carried(headers: Mapping[str, str]) -> dict[str, str]:
-    """What a requester's headers say to the next worker; what nats-py would refuse to send is left out."""
-    values = ((name, headers.get(name, "")) for name in CARRIED)
-    return {n: v for n, v in values if v and v.isascii() and v.isprintable() and len(v) <= CARRIED_MAX_CHARS}
+            await leave(self._nc, [*subscriptions, *self._takes])

@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import structlog
@@ -122,7 +123,7 @@ class App:
             strict_tenant_inbox=self.settings.worker_strict_tenant_inbox,
         ).start()
         await self.broker.start()
-        await self.admission.start(nc, self._core_subscribers, self._core.accept)
+        await self.admission.start(nc, self._core_subscribers, partial(self._core.accept, has_slot=True))
         await settle(nc)  # broker.start() returns before the server has the subscriptions
         self._subscribed = True
         if self.settings.worker_jobs:

@@ -21,7 +21,6 @@ METADATA_VALUE_MAX_CHARS = 256
 PROXY_MAX_CHARS = 2048
 PROBLEMS_NAMED_MAX = 10
 SHOWN_MAX_CHARS = 64
-HOPS: Final = "Ai-Hops"  # among workers
 
 MODELS: Final[dict[Kind, type[TextRequest] | type[ImageRequest]]] = {"text": TextRequest, "image": ImageRequest}
 
@@ -52,7 +51,6 @@ class Call:
         headers: The message's headers, exact case.
         attempt: 1 in core; the delivery count of a job.
         problem: What is wrong with the subject or the id, or None.
-        hops: How many full workers have handed it on.
     """
 
     mode: Mode
@@ -64,7 +62,6 @@ class Call:
     headers: Mapping[str, str]
     attempt: int = 1
     problem: str | None = None
-    hops: int = 0
 
     def of_attempt(self, attempt: int) -> "Call":
         """Return the same call as another attempt."""
@@ -86,24 +83,6 @@ def core_call(message: Msg, mode: Mode, kind: Kind) -> Call:
         body=message.data,
         headers=headers,
         problem=problem,
-    )
-
-
-def handed_call(message: Msg, kind: Kind) -> Call:
-    """Read a core request that another worker handed over: mode and tenant are the last tokens of the subject."""
-    mode, tenant = message.subject.split(".")[-2:]
-    headers = message.headers or {}
-    request_id, hops = headers.get(MSG_ID) or new_id(), headers.get(HOPS, "")
-    return Call(
-        mode="ask" if mode == "ask" else "req",
-        kind=kind,
-        tenant=tenant,
-        id=request_id if is_token(request_id) else new_id(),
-        reply_to=headers.get(REPLY_TO, ""),
-        body=message.data,
-        headers=headers,
-        problem=_token_problem(tenant, request_id),
-        hops=int(hops) if hops.isdecimal() and len(hops) < 4 else 0,
     )
 
 

@@ -52,7 +52,11 @@ class Delivery(Protocol):
 
     @property
     def queued_seconds(self) -> float:
-        """How long it waited before it came here."""
+        """How long it has waited until now."""
+
+    @property
+    def patience_seconds(self) -> float:
+        """How long it may wait for a slot here, where none is free."""
 
     def held(self, stop: Callable[[Abandoned], object]) -> AbstractAsyncContextManager[None]:
         """Hold what the call needs while it is here, a job's lease; `stop` says that it is lost."""
@@ -119,12 +123,16 @@ class Executor:
         self._runs: dict[tuple[str, str], Run] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def start(self, delivery: Delivery) -> None:
+    def start(self, delivery: Delivery, *, has_slot: bool = False) -> None:
         """Run a delivery in a task of its own: FastStream cancels siblings together, and its frames cost each await.
 
         Its slot is taken now and not in the task: whoever looks next sees what is free.
+
+        Args:
+            delivery: What is to be run.
+            has_slot: A slot was taken for it already.
         """
-        has_slot = self._slots[delivery.call.kind].take()
+        has_slot = has_slot or self._slots[delivery.call.kind].take()
         task = asyncio.create_task(self._run(delivery, has_slot), name=f"{delivery.call.mode}:{delivery.call.id}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -184,12 +192,10 @@ class Executor:
             if has_slot:
                 slots.give_back()
             raise Duplicate("a request with this tenant and id is running; wait for its end or use another id")
-        if not has_slot and call.mode != "job":
-            raise Overloaded(f"all {slots.count} {call.kind} slots are taken; try again")
         self._runs[key] = run
         try:
-            if not has_slot:
-                await slots.wait()
+            if not has_slot and not await slots.wait(run.delivery.patience_seconds):
+                raise Overloaded(f"all {slots.count} {call.kind} slots are taken; try again")
             async with slots.held():
                 yield
         finally:

@@ -29,6 +29,7 @@ class CoreDelivery:
     """
 
     queued_seconds = 0.0  # core NATS stores nothing and stamps nothing
+    patience_seconds = 0.0
     js = None
     guard = None
 
@@ -75,14 +76,21 @@ class Core:
         self._telemetry = telemetry
         self._strict = strict_tenant_inbox
 
-    def accept(self, call: Call) -> None:
-        """Start a call, or drop it where nothing may be published to its reply subject."""
+    def accept(self, call: Call, *, has_slot: bool = False) -> bool:
+        """Start a call, or drop it where nothing may be published to its reply subject: False then.
+
+        Args:
+            call: As it came.
+            has_slot: A slot was taken for it already.
+        """
         if not call.reply_to:
             self._telemetry.dropped(call, "no_reply")
-        elif not is_reply_subject(call.reply_to, tenant=call.tenant if self._strict else None):
+            return False
+        if not is_reply_subject(call.reply_to, tenant=call.tenant if self._strict else None):
             self._telemetry.dropped(call, "forbidden_reply")
-        else:
-            self._executor.start(CoreDelivery(call, self._elsewhere))
+            return False
+        self._executor.start(CoreDelivery(call, self._elsewhere), has_slot=has_slot)
+        return True
 
     def subscribe(self, broker: NatsBroker, subjects: Subjects) -> dict[Kind, list[CoreSubscriber]]:
         """Declare the four core subscribers; broker.start() subscribes them."""

@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -27,6 +27,7 @@ from worker.errors import (
     Interrupted,
     InvalidRequest,
     LeaseLost,
+    Overloaded,
     ShuttingDown,
     WorkerError,
 )
@@ -43,6 +44,9 @@ log = structlog.get_logger(__name__)
 
 FETCH_TIMEOUT_SECONDS: Final = 2.0  # shorter ones leave orphaned requests at the server
 ACK_TIMEOUT_SECONDS: Final = 5.0
+# For a slot that was free when the job was fetched, and taken by a core request when it came.
+PATIENCE_SECONDS: Final = 1.0
+LAST_PATIENCE_SECONDS: Final = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +72,7 @@ class JobDelivery:
     - a retryable error: no end; the job comes again after a delay, as a higher attempt;
     - the last delivery, or an error that no retry mends: the end is published, a dead letter kept, the job removed;
     - cancelled: the end is published and the job removed, without a dead letter;
-    - shutting down: no end; the job is given back at once;
+    - shutting down, or no slot after all: no end; the job is given back at once;
     - the lease is lost: nothing at all.
     """
 
@@ -79,7 +83,6 @@ class JobDelivery:
         self.call = call
         self.guard = lease.check
         self.js = js if stored else None
-        self.queued_seconds = max(0.0, (datetime.now(UTC) - message.metadata.timestamp).total_seconds())
         self._message = message
         self._deliveries = message.metadata.num_delivered
         self._lease = lease
@@ -87,6 +90,20 @@ class JobDelivery:
         self._letters = letters
         self._retries = retries
         self._reconnects = nc.stats["reconnects"]
+
+    @property
+    def queued_seconds(self) -> float:
+        """Since it was stored."""
+        return max(0.0, (datetime.now(UTC) - self._message.metadata.timestamp).total_seconds())
+
+    @property
+    def patience_seconds(self) -> float:
+        """A moment: then it is given back, for a worker that has a slot. The last delivery has nobody after it."""
+        return LAST_PATIENCE_SECONDS if self._is_last else PATIENCE_SECONDS
+
+    @property
+    def _is_last(self) -> bool:
+        return self._deliveries >= self._retries.max_deliver
 
     @asynccontextmanager
     async def held(self, stop: Callable[[Abandoned], object]) -> AsyncIterator[None]:
@@ -110,7 +127,7 @@ class JobDelivery:
     async def _settle(self, reply: Reply, outcome: Outcome) -> None:
         if isinstance(outcome, Abandoned):
             reply.abandon()
-        elif isinstance(outcome, ShuttingDown):
+        elif isinstance(outcome, ShuttingDown) or (isinstance(outcome, Overloaded) and not self._is_last):
             reply.abandon()
             await self._message.nak()
         elif isinstance(outcome, WorkerError) and self._comes_again(outcome):
@@ -125,7 +142,7 @@ class JobDelivery:
 
     def _comes_again(self, error: WorkerError) -> bool:
         over = isinstance(error, DeadlineExceeded) and error.phase in ("queue", "total")
-        return error.retryable and not over and self._deliveries < self._retries.max_deliver
+        return error.retryable and not over and not self._is_last
 
     async def _give_up(self, error: WorkerError) -> None:
         # The letter first: a worker that dies in between leaves a job that is delivered again, not one that is lost.
@@ -180,6 +197,8 @@ class Jobs:
         self._strict = strict_tenant_inbox
         self.letters = DeadLetters(nc, js, subjects)
         self._fetching: list[SlottedFetch] = []
+        self._accepting = 0
+        self._accepted = asyncio.Event()
         self._pulse = Pulse()
 
     async def subscribe(self, broker: NatsBroker, inbox_prefix: str) -> None:
@@ -189,8 +208,13 @@ class Jobs:
             await self._subscribe(broker, kind, inbox_prefix)
 
     async def leave(self) -> None:
-        """Fetch no more jobs; one that comes while this waits is given back."""
+        """Fetch no more jobs; one that comes while this waits is given back, one that was just taken is started."""
         await asyncio.gather(*(fetching.close() for fetching in self._fetching))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(ACK_TIMEOUT_SECONDS):
+                while self._accepting:
+                    self._accepted.clear()
+                    await self._accepted.wait()
         await self._pulse.stop()
 
     async def _subscribe(self, broker: NatsBroker, kind: Kind, inbox_prefix: str) -> None:
@@ -198,7 +222,12 @@ class Jobs:
             return message.raw_message
 
         async def handle(message: Msg) -> None:
-            await self.accept(message, kind)  # starts a task and returns
+            self._accepting += 1
+            try:
+                await self.accept(message, kind)  # starts a task and returns
+            finally:
+                self._accepting -= 1
+                self._accepted.set()
 
         handle.__annotations__["message"] = MODELS[kind]  # for AsyncAPI: apply_types is off
         subscriber = broker.subscriber(

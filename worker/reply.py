@@ -30,6 +30,7 @@ ERROR_MESSAGE_MAX_CHARS = 1000
 IMAGE_ENVELOPE_BYTES = 1024
 TICKS_PER_KEEPALIVE = 8
 STORED_TIMEOUT_SECONDS = 5.0
+STOP_TIMEOUT_SECONDS = 1.0
 NO_RESPONDERS = "503"
 
 
@@ -281,6 +282,7 @@ class Replies:
         self._inbox = ""
         self._nc: Client | None = None
         self._ticker: asyncio.Task[None] | None = None
+        self._stopped = False
 
     async def start(self, nc: Client) -> None:
         """Subscribe to the probes' answers and start the keep-alive."""
@@ -291,10 +293,10 @@ class Replies:
 
     async def stop(self) -> None:
         """Stop the keep-alive."""
+        self._stopped = True  # under back-pressure nats-py swallows the cancellation
         if self._ticker is not None:
             self._ticker.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._ticker
+            await asyncio.wait({self._ticker}, timeout=STOP_TIMEOUT_SECONDS)
 
     @contextlib.contextmanager
     def opened(
@@ -332,7 +334,7 @@ class Replies:
             found[1]()
 
     async def _tick(self) -> None:
-        while True:
+        while not self._stopped:
             await asyncio.sleep(self._keepalive / TICKS_PER_KEEPALIVE)
             now = time.monotonic()
             for reply, _ in list(self._open.values()):

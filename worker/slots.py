@@ -3,8 +3,8 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 
 # Until one has ended, nothing is known of how long they take.
 HELD_SECONDS_UNKNOWN = 1.0
@@ -21,27 +21,37 @@ class Slots:
 
     Args:
         count: How many there are.
+
+    Attributes:
+        changed: Set whenever the last free one was taken, or one is free again; whoever waits for it clears it.
     """
 
     def __init__(self, count: int) -> None:
         self.count = count
+        self.changed = asyncio.Event()
         self._held = 0
         self._held_seconds = HELD_SECONDS_UNKNOWN
         self._ended = 0
         self._refused = 0
+        self._full_since: float | None = None
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._room = asyncio.Event()
         self._room.set()
-        self._watchers: list[Callable[[], object]] = []
+        self._freed: Callable[[], Awaitable[object]] | None = None
 
     @property
     def free(self) -> int:
         """How many may start at once; not above 0 while somebody waits."""
         return self.count - self._held - len(self._waiting)
 
-    def watch(self, changed: Callable[[], object]) -> None:
-        """Have `changed` called whenever the last free slot was taken, or one is free again."""
-        self._watchers.append(changed)
+    @property
+    def full_seconds(self) -> float:
+        """For how long none has been free."""
+        return 0.0 if self._full_since is None else time.monotonic() - self._full_since
+
+    def tell(self, freed: Callable[[], Awaitable[object]]) -> None:
+        """Have `freed` awaited after each slot that was given back, before its request says that it has ended."""
+        self._freed = freed
 
     async def room(self, timeout_seconds: float) -> bool:
         """Wait until one is free. False where none was within `timeout_seconds`."""
@@ -53,29 +63,35 @@ class Slots:
         return True
 
     def take(self) -> bool:
-        """Take one at once. False where none is free. Whoever got one holds it and gives it back."""
+        """Take one at once. False where none is free. Whoever got one holds it, or gives it back."""
         if self.free <= 0:
             return False
         self._held += 1
-        self._changed()
+        self._look()
         return True
 
-    async def wait(self) -> None:
-        """Take the next one that comes free."""
+    async def wait(self, seconds: float) -> bool:
+        """Take the next one that comes free. False where none did within `seconds`."""
         if self.take():
-            return
+            return True
+        if seconds <= 0:
+            return False
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
-        self._changed()
+        self._look()
         try:
-            await turn
-        except asyncio.CancelledError:
+            async with asyncio.timeout(seconds):
+                await turn
+        except (asyncio.CancelledError, TimeoutError) as error:
             if turn.done() and not turn.cancelled():
                 self.give_back()  # it came in the same moment: pass it on
-            else:
+            with suppress(ValueError):  # whoever gave one back may have passed it over already
                 self._waiting.remove(turn)
-                self._changed()
+            self._look()
+            if isinstance(error, TimeoutError):
+                return False
             raise
+        return True
 
     @asynccontextmanager
     async def held(self) -> AsyncIterator[None]:
@@ -86,22 +102,24 @@ class Slots:
         finally:
             self._learn(time.monotonic() - since)
             self.give_back()
+            if self._freed is not None:
+                await self._freed()
 
     def give_back(self) -> None:
         """Let the next one have it."""
-        self._refused = max(0, self._refused - 1)
+        self._refused = 0
         while self._waiting:
             turn = self._waiting.popleft()
             if not turn.done():
                 turn.set_result(None)  # handed on as it is: nobody else can take it in between
                 return
         self._held -= 1
-        self._changed()
+        self._look()
 
     def retry_after_ms(self) -> int:
         """Refuse one, and return when a slot should be free for it, by the rate at which they came free lately.
 
-        Everyone who was refused since the last slot came free gets a later time: they would all come back at once.
+        Each that is refused until the next slot comes free gets a later time: they would all come back at once.
         """
         self._refused += 1
         seconds = self._held_seconds / self.count * self._refused
@@ -112,12 +130,15 @@ class Slots:
         self._ended += 1
         self._held_seconds += weight * (seconds - self._held_seconds)
 
-    def _changed(self) -> None:
-        was = self._room.is_set()
-        if self.free > 0:
+    def _look(self) -> None:
+        """After each change: is there room?"""
+        had_room, has_room = self._room.is_set(), self.free > 0
+        if had_room == has_room:
+            return
+        if has_room:
             self._room.set()
+            self._full_since = None
         else:
             self._room.clear()
-        if was != self._room.is_set():
-            for changed in self._watchers:
-                changed()
+            self._full_since = time.monotonic()
+        self.changed.set()

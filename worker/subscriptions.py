@@ -5,7 +5,7 @@ the queue group and swallows requests. Leaving comes first here, and with a real
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -33,33 +33,36 @@ async def settle(nc: Client) -> None:
 
 
 async def step_out(nc: Client, subscriptions: Iterable[Any]) -> None:
-    """Have the server route nothing more to these subscriptions; what is on its way is still handled.
+    """Have the server route nothing more to these subscriptions; what has arrived or is on its way is still handled.
 
-    Only the server forgets them, which nats-py's unsubscribe() and drain() do not offer. Commands and messages of a
-    connection keep their order: what is published after this cannot come back.
+    Only the server forgets them, which nats-py's unsubscribe() and drain() do not offer.
     """
     for subscription in subscriptions:
         await nc._send_unsubscribe(subscription._id)  # noqa: SLF001
 
 
 async def step_in(nc: Client, subscriptions: Iterable[Any]) -> None:
-    """Have the server route to these subscriptions again."""
+    """Have the server route to these subscriptions again. It ignores the second time."""
     for subscription in subscriptions:
         await nc._send_subscribe(subscription)  # noqa: SLF001
 
 
-async def leave(nc: Client, subscriptions: Iterable[Any]) -> None:
+async def leave(nc: Client, subscriptions: Collection[Any]) -> None:
     """End subscriptions; messages that had already arrived are still handled.
 
     Raises:
         TimeoutError: The server did not answer within LEAVE_TIMEOUT_SECONDS.
         nats.errors.Error: The connection is gone.
     """
-    async with asyncio.timeout(LEAVE_TIMEOUT_SECONDS):
-        await step_out(nc, subscriptions)
-        await settle(nc)  # drain() alone removes it before the barrier
+    try:
+        async with asyncio.timeout(LEAVE_TIMEOUT_SECONDS):
+            await step_out(nc, subscriptions)
+            await settle(nc)  # drain() alone removes it before the barrier
+            for subscription in subscriptions:
+                await subscription.drain()
+    finally:
         for subscription in subscriptions:
-            await subscription.drain()
+            nc._remove_sub(subscription._id)  # noqa: SLF001 - where the server did not hear it, a reconnect would come back
 
 
 def limit_fetching(subscriber: PullStreamSubscriber, room: Callable[[float], Awaitable[bool]]) -> "SlottedFetch":

@@ -54,15 +54,24 @@ async def leave(nc: Client, subscriptions: Collection[Any]) -> None:
         TimeoutError: The server did not answer within LEAVE_TIMEOUT_SECONDS.
         nats.errors.Error: The connection is gone.
     """
+    # In a task: under back-pressure nats-py swallows the cancellation by which asyncio.timeout would end it.
+    leaving = asyncio.create_task(_leave(nc, subscriptions), name="leave")
     try:
-        async with asyncio.timeout(LEAVE_TIMEOUT_SECONDS):
-            await step_out(nc, subscriptions)
-            await settle(nc)  # drain() alone removes it before the barrier
-            for subscription in subscriptions:
-                await subscription.drain()
+        done, _ = await asyncio.wait({leaving}, timeout=LEAVE_TIMEOUT_SECONDS)
+        if not done:
+            leaving.cancel()
+            raise TimeoutError
+        leaving.result()
     finally:
         for subscription in subscriptions:
             nc._remove_sub(subscription._id)  # noqa: SLF001 - where the server did not hear it, a reconnect would come back
+
+
+async def _leave(nc: Client, subscriptions: Collection[Any]) -> None:
+    await step_out(nc, subscriptions)
+    await settle(nc)  # drain() alone removes it before the barrier
+    for subscription in subscriptions:
+        await subscription.drain()
 
 
 def limit_fetching(subscriber: PullStreamSubscriber, room: Callable[[float], Awaitable[bool]]) -> "SlottedFetch":

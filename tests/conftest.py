@@ -110,9 +110,11 @@ def spawn_worker(nats_server: NatsServer, simulator: Simulator, tmp_path: Path) 
     """Start workers as processes and wait until they are ready; settings by variable name."""
     workers: list[WorkerProcess] = []
 
-    async def spawn(*, ready: bool = True, **settings: str) -> WorkerProcess:
+    async def spawn(*, ready: bool = True, command: list[str] | None = None, **settings: str) -> WorkerProcess:
         defaults = {"NATS_URL": nats_server.url, "AICHATS_URL": simulator.url, "WORKER_LOG_FORMAT": "json"}
-        process = WorkerProcess(tmp_path, defaults | settings).start()
+        process = WorkerProcess(tmp_path, defaults | settings)
+        process.command = command or process.command
+        process.start()
         workers.append(process)
         return await process.ready() if ready else process
 

@@ -22,7 +22,7 @@ from client import Answer
 from schemas import parse_event
 from schemas.requests import Message, TextRequest
 from tests.conftest import SpawnWorker
-from tests.processes import NatsServer, WorkerProcess
+from tests.processes import ROOT, NatsServer, WorkerProcess
 from tests.proxies import Proxy, running
 from tests.requester import Exchange
 from tests.test_commands import finished, start
@@ -215,7 +215,7 @@ async def test_nothing_that_a_run_writes_holds_a_secret_or_a_text(
     said: dict[str, Any] = {"errors": await traffic(nc, simulator, proxy), "letters": await dead_letters(broker)}
     said |= await seen_from_outside(worker, nc)
     for arguments in (("doctor",), ("doctor", "--json")):
-        ran = await finished(await start(*arguments, AICHATS_URL=simulator.url, **settings))
+        ran = await finished(await start(*arguments, cwd=ROOT, AICHATS_URL=simulator.url, **settings))
         assert (ran.status, "AICHATS_COOKIE" in ran.out.decode()) == (0, True), ran
         said[" ".join(arguments)] = ran.out.decode() + ran.err
     worker.send(signal.SIGTERM)

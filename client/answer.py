@@ -26,12 +26,12 @@ class Answer:
         end: The final event; None where the stream was cut.
     """
 
-    text: str = ""
-    images: list[bytes] = field(default_factory=list)
+    text: str = field(default="", repr=False)
+    images: list[bytes] = field(default_factory=list, repr=False)
     mimes: list[str] = field(default_factory=list)
     end: Done | Result | Error | None = None
     _attempt: int = 0
-    _parts: dict[int, list[ImageData]] = field(default_factory=dict)
+    _parts: dict[int, list[ImageData]] = field(default_factory=dict, repr=False)
 
     def add(self, event: StreamEvent) -> None:
         """Take in one event. One of a higher attempt replaces all that was collected.

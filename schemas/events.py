@@ -32,6 +32,7 @@ class ErrorCode(StrEnum):
 
 
 class _Shape(BaseModel):
+    # An answer's own text and bytes stay out of a repr: those end in logs.
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
@@ -60,7 +61,7 @@ class ImageData(_Shape):
     mime: str
     bytes: int = Field(ge=0, description="Size of the whole image.")
     sha256: str = Field(description="Of the whole image, in hexadecimal.")
-    b64: str
+    b64: str = Field(repr=False)
 
 
 class DoneData(_Shape):
@@ -70,7 +71,7 @@ class DoneData(_Shape):
     last_seq: int
     model: str
     provider: dict[str, Any] | None = None
-    metadata: dict[str, str] | None = None
+    metadata: dict[str, str] | None = Field(default=None, repr=False)
     timing: Timing
 
 
@@ -80,13 +81,13 @@ class ResultImage(_Shape):
     mime: str
     bytes: int
     sha256: str
-    b64: str
+    b64: str = Field(repr=False)
 
 
 class ResultData(DoneData):
     """The whole answer to an `ask`: `text` or `images`, with the fields of `done`."""
 
-    text: str | None = None
+    text: str | None = Field(default=None, repr=False)
     images: list[ResultImage] | None = None
 
 
@@ -110,7 +111,7 @@ class Response(_Event):
     """A piece of text; join in `seq` order."""
 
     type: Literal["response"] = "response"
-    data: str
+    data: str = Field(repr=False)
 
 
 class Image(_Event):

@@ -28,13 +28,15 @@ class Message(_Shape):
     """One message of a conversation."""
 
     role: Literal["system", "user", "assistant"]
-    content: str
+    content: str = Field(repr=False)
 
 
 class _Request(_Shape):
     """The fields that text and image requests share. Exactly one of `prompt` and `messages` is given."""
 
-    prompt: NonEmpty | None = Field(default=None, description="The prompt. Not blank. Not together with `messages`.")
+    prompt: NonEmpty | None = Field(
+        default=None, repr=False, description="The prompt. Not blank. Not together with `messages`."
+    )
     messages: list[Message] | None = Field(
         default=None,
         min_length=1,
@@ -47,9 +49,14 @@ class _Request(_Shape):
         description="The whole budget in seconds, queue wait included; bounded by the worker's maximum.",
     )
     proxy: str | None = Field(
-        default=None, min_length=1, description="Proxy URL for this request; `forbidden` unless the worker allows it."
+        default=None,
+        min_length=1,
+        repr=False,
+        description="Proxy URL for this request; `forbidden` unless the worker allows it.",
     )
-    metadata: dict[str, str] | None = Field(default=None, description="Echoed in the final event; at most 16 entries.")
+    metadata: dict[str, str] | None = Field(
+        default=None, repr=False, description="Echoed in the final event; at most 16 entries."
+    )
 
     default_model: ClassVar[str]
 

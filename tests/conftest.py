@@ -178,9 +178,10 @@ def spawn_worker(
     """Start workers as processes and wait until they are ready; settings by variable name."""
     workers: list[WorkerProcess] = []
 
-    async def spawn(*, ready: bool = True, **settings: str) -> WorkerProcess:
+    async def spawn(*, ready: bool = True, command: list[str] | None = None, **settings: str) -> WorkerProcess:
         defaults = {"NATS_URL": nats_server.url, "AICHATS_URL": simulator.url, "WORKER_LOG_FORMAT": "json"}
         process = make_worker(tmp_path, defaults | settings)
+        process.command = command or process.command
         workers.append(process)
         process.start()
         return await process.ready() if ready else process

@@ -106,6 +106,7 @@ class WorkerProcess:
         self.log_path = directory / f"worker-{self.http_port}.log"
         self._settings = {"WORKER_HTTP_PORT": str(self.http_port), "WORKER_HTTP_HOST": "127.0.0.1"} | settings
         self.process: Running | None = None
+        self.command = [sys.executable, "-m", "worker", "run"]
 
     @property
     def log(self) -> str:
@@ -121,7 +122,7 @@ class WorkerProcess:
         }
         with self.log_path.open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "worker", "run"],
+                self.command,
                 cwd=ROOT,
                 env=clean | settings,
                 stdin=subprocess.DEVNULL,

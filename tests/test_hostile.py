@@ -170,6 +170,7 @@ async def test_bad_requests_get_one_error_or_are_dropped_and_leave_nothing_behin
     long = hypothesis_settings().max_examples >= 10_000
     count = 10_000 if long else 300
     seed = int(os.environ.get("FUZZ_SEED") or (random.randrange(2**32) if long else 1))  # noqa: S311
+    print(f"FUZZ_SEED={seed} runs the same again")  # noqa: T201 - shown where the test fails
     # The warm-up makes the process grow to what large messages together need once; its highest is what counts, since
     # the allocator gives back what it likes.
     warm_up = []

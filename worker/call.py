@@ -1,7 +1,7 @@
 """One request as it came over NATS, and what it asks for: pure, no I/O."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final, cast
 
 import orjson
@@ -58,8 +58,8 @@ class Call:
     tenant: str
     id: str
     reply_to: str
-    body: bytes
-    headers: Mapping[str, str]
+    body: bytes = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)
     attempt: int = 1
     problem: str | None = None
 

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -40,7 +40,7 @@ class Completed:
 
     model: str
     finish: Finish
-    metadata: dict[str, str] | None
+    metadata: dict[str, str] | None = field(repr=False)
     queued: float
     started: float
 

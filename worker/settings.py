@@ -1,7 +1,7 @@
 """The worker's settings: environment variables, read once, one sentence per rule (contract, section 11)."""
 
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -28,7 +28,7 @@ class Settings(BaseSettings):
     # An empty variable counts as unset: charts and compose files pass those on.
     model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True)
 
-    nats_url: str = Field("nats://127.0.0.1:4222", description="One or more servers, comma-separated.")
+    nats_url: str = Field("nats://127.0.0.1:4222", repr=False, description="One or more servers, comma-separated.")
     nats_creds: str | None = Field(None, description="Path of a credentials file.")
     nats_nkey: str | None = Field(None, description="Path of an nkey seed file.")
     nats_user: str | None = Field(None, description="User name.")
@@ -113,7 +113,7 @@ class Settings(BaseSettings):
     @field_validator("aichats_url")
     @classmethod
     def _origin(cls, url: str) -> str:
-        parts = urlsplit(url)
+        parts = _split(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.query:
             raise ValueError("must be an origin such as https://ai-chats.org, without a path")
         if parts.username or parts.password:
@@ -123,7 +123,7 @@ class Settings(BaseSettings):
     @field_validator("openai_base_url")
     @classmethod
     def _base_url(cls, url: str) -> str:
-        parts = urlsplit(url)
+        parts = _split(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
             raise ValueError("must be a URL such as http://127.0.0.1:11434/v1")
         if parts.username or parts.password:
@@ -194,12 +194,21 @@ def _is_server(url: str) -> bool:
 
 def check_proxy(url: str) -> None:
     """Raise ValueError unless `url` is a proxy that the worker can use. The message never holds the URL."""
-    parts = urlsplit(url)
+    parts = _split(url)
     if parts.scheme not in PROXY_SCHEMES:
         raise ValueError(f"must start with one of {', '.join(f'{scheme}://' for scheme in PROXY_SCHEMES)}")
     if not parts.hostname:
         raise ValueError("must name a host")
-    _ = parts.port  # raises ValueError where the port is no number
+
+
+def _split(url: str) -> SplitResult:
+    """Split a URL; what Python says of one that it cannot split repeats parts of it, a password's too."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        raise ValueError("must be a URL whose host and port can be read; % and two digits stand for a sign") from None
+    return parts
 
 
 def load_settings(**overrides: Any) -> Settings:

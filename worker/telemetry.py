@@ -117,7 +117,9 @@ class Telemetry:
         stats.processing_time += int(seconds * 1e9)
         if isinstance(record.outcome, WorkerError) and not isinstance(record.outcome, Cancelled):
             stats.num_errors += 1
-            stats.last_error = f"{record.outcome.number}:{record.outcome.message}"
+            error = record.outcome
+            # Everybody may read it, and what is said of a wrong request names the requester's own fields.
+            stats.last_error = f"{error.number}:{error.message if error.number >= 500 else error.code}"
 
     def dropped(self, call: Call, reason: DropReason) -> None:
         """Count and log a request to which no answer may be published."""

@@ -1,7 +1,7 @@
 """The upstream door: what the executor needs of a provider, and the providers there are."""
 
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from schemas.requests import Message
@@ -18,10 +18,10 @@ class Question:
         proxy: A proxy for this request alone, http(s):// or socks5(h)://; None for the operator's.
     """
 
-    messages: tuple[Message, ...]
+    messages: tuple[Message, ...] = field(repr=False)
     tenant: str
     deadline: float
-    proxy: str | None = None
+    proxy: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Picture:
         finish: How the provider ended.
     """
 
-    data: bytes
+    data: bytes = field(repr=False)
     mime: str
     sha256: str
     finish: Finish = Finish()

@@ -3,7 +3,7 @@
 import math
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar, Final, Protocol
 
@@ -29,7 +29,7 @@ class ImageResponse:
     """
 
     picture: Picture
-    alt: str
+    alt: str = field(repr=False)
 
     @property
     def url(self) -> str:

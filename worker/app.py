@@ -26,6 +26,7 @@ from worker.executor import Executor
 from worker.frames import read_anything
 from worker.handlers import Core
 from worker.jobs import Jobs, Retries
+from worker.memory import give_memory_back
 from worker.provider import Provider
 from worker.provider.opening import open_provider
 from worker.reply import Replies
@@ -258,6 +259,7 @@ class App:
 
 async def serve(settings: Settings) -> int:
     """Run a worker until SIGTERM or SIGINT. Returns the exit status: 1 where a request was cut off, else 0."""
+    give_memory_back()
     app = App(settings)
     stop = asyncio.Event()
 

@@ -19,6 +19,7 @@ from worker.admission import FULL_SECONDS
 from worker.app import App
 from worker.simulator import Simulator
 from worker.slots import RETRY_AFTER_MAX_SECONDS, Slots
+from worker.subscriptions import settle
 
 REQ = "ai.v1.req.text.default"
 ASK = "ai.v1.ask.text.default"
@@ -128,7 +129,7 @@ async def full_and_free(nc: Client, start_worker: StartWorker, **settings: Any) 
 async def late(app: App, exchange: Exchange, body: bytes, headers: dict[str, str] | None = None) -> Exchange:
     """What was on its way when the worker stepped out: the hand-over subject brings it as the server would have."""
     exchange._subscription = await exchange.nc.subscribe(exchange.inbox, cb=exchange._queue.put)
-    await exchange.nc.flush()
+    await settle(exchange.nc)
     message = Msg(_client=app.broker.connection, subject=REQ, reply=exchange.inbox, data=body, headers=headers)
     await app.admission._groups["text"]._requests.subscriptions[0]._cb(message)
     return exchange

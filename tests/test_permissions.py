@@ -23,6 +23,7 @@ from tests.secured import Party, Secured, rights, secured
 from worker.simulated import image as simulated_image
 from worker.simulated import words
 from worker.simulator import HOLD
+from worker.subscriptions import settle
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -282,7 +283,7 @@ async def test_an_account_hears_nothing_of_another_tenant(site: Secured) -> None
         await submit(party.nc.jetstream(), "text", "[sim: words=1]", request_id="mine-kept", tenant="teama")
         assert (await whole(resume(party.nc, "mine-kept", tenant="teama"))).text
         assert (await whole(stream(party.nc, "image", "[sim: bytes=9]", tenant="teama"))).images
-        await other.nc.flush()
+        await settle(other.nc)
         assert everything == []
 
 
@@ -308,7 +309,7 @@ async def test_the_worker_drops_a_request_whose_reply_subject_is_not_the_tenants
         before = await stored_events(site)
         async with site.one_more_dropped():
             await party.nc.publish(subject, b'{"prompt": "x", "id": "r1"}', reply=elsewhere)
-        await victim.nc.flush()
+        await settle(victim.nc)
         assert heard == []
         assert await stored_events(site) == before
         assert party.refusals == []
@@ -325,7 +326,7 @@ async def test_a_job_whose_reply_to_is_not_the_tenants_is_given_up(site: Secured
         js = party.nc.jetstream()
         async with site.one_more_dropped():
             await submit(js, "text", "x", request_id=request_id, tenant="teama", reply_to=elsewhere)
-        await victim.nc.flush()
+        await settle(victim.nc)
         assert heard == []
         assert await stored_events(site) == before
     assert ("teama", request_id, "invalid_request") in await dead_letters(site)
@@ -341,7 +342,7 @@ async def test_the_cancel_of_a_queued_job_is_not_told_to_another_tenant(site: Se
         assert await cancel(party.nc, "behind", tenant="teama")
         assert await cancel(party.nc, "before", tenant="teama")
         await whole(resume(party.nc, "before", tenant="teama"))
-        await victim.nc.flush()
+        await settle(victim.nc)
         assert heard == []
 
 
@@ -372,7 +373,7 @@ async def test_an_account_cannot_send_answers_to_another_tenants_inbox(site: Sec
         own = await party.listen("_INBOX.teama.x")
         await party.nc.publish("ai.v1.req.text.teamb", b"[sim: words=1]", reply="_INBOX.teama.x")
         await until_ended(own)
-        await victim.nc.flush()
+        await settle(victim.nc)
         assert heard == []
 
 
@@ -403,7 +404,7 @@ async def test_a_job_from_an_account_is_acknowledged_in_that_account_alone(site:
         async with asyncio.timeout(WAIT_SECONDS):
             while not own:
                 await asyncio.sleep(0.02)
-        await victim.nc.flush()
+        await settle(victim.nc)
         assert heard == []
 
 

@@ -6,7 +6,7 @@ NATS_IMAGE ?= nats:2.15-alpine
 BIN := .venv/bin
 # Quiet twice: pip's warnings are about its own configuration, and errors still show. The locks are complete: nothing is resolved.
 PIP := $(BIN)/python -m pip install -qq --no-compile --no-build-isolation --no-deps
-UV := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
+UV := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help

@@ -25,7 +25,8 @@ from urllib.request import urlopen
 
 from benchmarks.chaos import connected
 from benchmarks.load import JOB_SECONDS, Load, Weather
-from tests.processes import NatsServer, WorkerProcess
+from tests.link import Link, linked
+from tests.processes import NatsServer, WorkerProcess, resident_bytes
 from tests.proxies import Proxy, running
 from worker.simulator import Simulator, start_simulator
 
@@ -73,22 +74,6 @@ class Sample:
     running: float
 
 
-class Wire(Proxy):
-    """The worker's way to the broker, which can be cut."""
-
-    def __init__(self, port: int) -> None:
-        super().__init__()
-        self._far_port = port
-
-    async def tcp(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Pass everything on, in both directions."""
-        await self.relay(reader, writer, "127.0.0.1", self._far_port, b"")
-
-    async def reset(self) -> None:
-        """Cut every connection with a reset."""
-        await self.close()
-
-
 @dataclass
 class Soak:
     """One run: its processes, what was done to them, and what was measured."""
@@ -96,7 +81,7 @@ class Soak:
     dice: random.Random
     seconds: float
     server: NatsServer
-    wire: Wire
+    link: Link
     worker: WorkerProcess
     weather: Weather = field(default_factory=Weather)
     done: Counter[str] = field(default_factory=Counter)
@@ -125,7 +110,7 @@ class Soak:
 
     async def _reset(self) -> None:
         self.weather.ongoing = True
-        await self.wire.reset()
+        self.link.cut()
         await self._recovered("the worker's connection was reset")
 
     async def _restart(self) -> None:
@@ -163,14 +148,12 @@ class Soak:
     def sample(self) -> Sample:
         """Look at the worker now."""
         assert self.worker.process is not None  # noqa: S101 - it was started
-        proc = Path(f"/proc/{self.worker.process.pid}")
-        found = re.search(r"VmRSS:\s+(\d+) kB", (proc / "status").read_text())
-        rss, fds = int(found[1]) / 1024 if found else 0.0, len(list((proc / "fd").iterdir()))
+        pid = self.worker.process.pid
         metrics = _got(f"http://127.0.0.1:{self.worker.http_port}/metrics").decode()
         return Sample(
-            rss=rss,
+            rss=resident_bytes(pid) / 2**20,
             tasks=_value(metrics, "aichats_event_loop_tasks"),
-            fds=fds,
+            fds=len(list(Path(f"/proc/{pid}/fd").iterdir())),
             subscriptions=self._subscriptions(),
             running=_value(metrics, "aichats_requests_running"),
         )
@@ -293,10 +276,9 @@ async def run(seed: int, streams: int = 200, seconds: float = 300.0) -> bool:
             "socks5": (await stack.enter_async_context(running(Proxy(), "socks"))).port,
         }
         server = NatsServer(directory)
-        wire = Wire(server.port)
-        await stack.enter_async_context(running(wire, "tcp"))
-        urls = {"NATS_URL": f"nats://127.0.0.1:{wire.port}", "AICHATS_URL": provider.url}
-        soak = Soak(random.Random(seed), seconds, server, wire, WorkerProcess(directory, SETTINGS | urls))  # noqa: S311
+        link = await stack.enter_async_context(linked(server.port))
+        urls = {"NATS_URL": link.url, "AICHATS_URL": provider.url}
+        soak = Soak(random.Random(seed), seconds, server, link, WorkerProcess(directory, SETTINGS | urls))  # noqa: S311
         stack.callback(soak.stop)
         server.start()
         await soak.worker.start().ready()

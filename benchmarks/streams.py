@@ -22,7 +22,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import NoRespondersError
 
-from tests.processes import NatsServer
+from tests.processes import NatsServer, cpu_seconds
 
 ROUND_TIMEOUT_SECONDS = 120.0
 READY_TIMEOUT_SECONDS = 15.0
@@ -68,12 +68,6 @@ def process(name: str, nats_url: str, provider_url: str) -> Iterator[subprocess.
     finally:
         child.terminate()
         child.wait(10)
-
-
-def cpu_seconds(pid: int) -> float:
-    """User and system time of a process so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 async def stream(nc: Client) -> tuple[float, int]:

@@ -40,6 +40,7 @@ class Link:
         task = asyncio.ensure_future(self._relay(reader, writer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: writer.transport.abort())  # also where the broker is down
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
@@ -48,8 +49,7 @@ class Link:
             try:
                 await asyncio.gather(self._pump(reader, far_writer, slow=True), self._pump(far_reader, writer))
             finally:
-                for end in (writer, far_writer):
-                    end.transport.abort()
+                far_writer.transport.abort()
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, slow: bool = False) -> None:
         while data := await reader.read(CHUNK_BYTES):

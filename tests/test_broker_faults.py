@@ -1,11 +1,9 @@
 """The broker goes away, freezes, is cut off, or takes less than the provider gives."""
 
 import asyncio
-import os
 import signal
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import nats
@@ -14,7 +12,7 @@ from nats.aio.client import Client
 
 from tests.conftest import SpawnWorker, StartWorker
 from tests.link import Link, linked
-from tests.processes import NatsServer
+from tests.processes import NatsServer, cpu_seconds, resident_bytes
 from tests.requester import Exchange, ask, text_of
 from tests.test_corridor import outcomes, until
 from tests.test_shutdown import until_status
@@ -45,11 +43,6 @@ async def own(server: NatsServer) -> AsyncIterator[Client]:
     client = await nats.connect(server.url, reconnect_time_wait=0.1, max_reconnect_attempts=-1)
     yield client
     await client.close()
-
-
-def resident_bytes(pid: int) -> int:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS"))
 
 
 async def test_a_broker_that_freezes_for_a_while_costs_no_event(
@@ -194,14 +187,9 @@ async def test_a_connection_closed_for_good_fails_liveness_and_says_why_and_the_
     await until(lambda: "closed for good" in worker.log)
     (line,) = (line for line in worker.log.splitlines() if "closed for good" in line)
     assert "user authentication revoked" in line
-    busy, began = busy_seconds(worker.process.pid), time.monotonic()
+    busy, began = cpu_seconds(worker.process.pid), time.monotonic()
     await asyncio.sleep(1.5)
-    share = (busy_seconds(worker.process.pid) - busy) / (time.monotonic() - began)
+    share = (cpu_seconds(worker.process.pid) - busy) / (time.monotonic() - began)
     assert share < 0.7, f"it spins: {share:.0%} of a processor"
     worker.send(signal.SIGTERM)
     assert await worker.wait() == 0
-
-
-def busy_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -9,7 +9,6 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
@@ -23,7 +22,7 @@ from schemas import Subjects, parse_event
 from schemas.subjects import is_token
 from tests.conftest import SpawnWorker
 from tests.hostile import BLOCKS, INBOX, INVALID, MAX_PAYLOAD, Bad, Wire, generate, headers
-from tests.processes import NatsServer, WorkerProcess
+from tests.processes import NatsServer, WorkerProcess, resident_bytes
 from tests.requester import ask
 from tests.test_jobs import Broker, provisioned
 from worker.deadletters import DeadLetters
@@ -109,8 +108,7 @@ class Scene:
     def memory(self) -> int:
         """Resident bytes of the worker's process."""
         assert self.worker.process is not None
-        status = Path(f"/proc/{self.worker.process.pid}/status").read_text()
-        return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) * 1024  # type: ignore[index]
+        return resident_bytes(self.worker.process.pid)
 
     async def letters(self) -> list[dict[str, str]]:
         letters = DeadLetters(self.nc, self.js, Subjects())

@@ -23,8 +23,10 @@ from tests.link import linked
 from tests.processes import NatsServer
 from tests.requester import Exchange, ask
 from tests.test_corridor import until
-from tests.test_jobs import Broker
+from tests.test_jobs import Broker, StartJobs, broker, start_jobs
 from worker.subscriptions import SlottedFetch, leave, settle
+
+__all__ = ["broker", "start_jobs"]
 
 REQ = "ai.v1.req.text.default"
 ROUNDS = 30
@@ -63,12 +65,9 @@ async def test_faststream_stops_a_subscriber_whose_handler_was_cancelled(nats_se
 
 
 async def test_a_stray_cancellation_of_one_job_leaves_the_others_and_the_subscriber_alone(
-    own_nats_server: Callable[..., NatsServer], start_worker: StartWorker
+    broker: Broker, start_jobs: StartJobs
 ) -> None:
-    server = own_nats_server()
-    app = await start_worker(nats_url=server.url, worker_jobs=True, worker_retry_max_seconds=1)
-    await until(lambda: app.jobs is not None)
-    broker = Broker(server, await nats.connect(server.url))
+    app = await start_jobs()
     for number in range(3):
         await broker.submit("[sim: words=3 pause=1]", f"n{number}")
     await until(lambda: app.slots["text"].free == app.slots["text"].count - 3)
@@ -77,7 +76,6 @@ async def test_a_stray_cancellation_of_one_job_leaves_the_others_and_the_subscri
     await broker.submit("[sim: words=1]", "after")
     await broker.removed()
     assert await broker.dead() == []
-    await broker.nc.close()
 
 
 async def test_settle_is_a_barrier_for_subscriptions_and_leave_for_their_end(nc: Client, other: Client) -> None:
@@ -151,13 +149,8 @@ async def test_fetching_on_a_closed_connection_waits(other: Client) -> None:
     assert closed.calls == 1
 
 
-async def test_no_more_jobs_are_fetched_than_there_are_slots(
-    own_nats_server: Callable[..., NatsServer], start_worker: StartWorker
-) -> None:
-    server = own_nats_server()
-    app = await start_worker(nats_url=server.url, worker_jobs=True, worker_concurrency_max=2)
-    await until(lambda: app.jobs is not None)
-    broker = Broker(server, await nats.connect(server.url))
+async def test_no_more_jobs_are_fetched_than_there_are_slots(broker: Broker, start_jobs: StartJobs) -> None:
+    app = await start_jobs(worker_concurrency_max=2)
     for number in range(6):
         await broker.submit("[sim: words=2 pause=3]", f"n{number}")
     await until(lambda: app.slots["text"].free == 0)
@@ -166,7 +159,6 @@ async def test_no_more_jobs_are_fetched_than_there_are_slots(
         pending.append((await broker.js.consumer_info("AIJOBS", "ai-workers-text")).num_ack_pending)
         await asyncio.sleep(0.02)
     assert pending == [2] * 40
-    await broker.nc.close()
 
 
 async def test_a_request_hops_to_no_thread(nc: Client, start_worker: StartWorker) -> None:

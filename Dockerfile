@@ -4,7 +4,7 @@ FROM ${BASE_IMAGE} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /src
 COPY requirements/build.lock requirements/runtime.lock requirements/
-# pip and setuptools stay in /opt/build: what is shipped, /opt/worker, has neither.
+# pip and the build backends stay in /opt/build: what is shipped, /opt/worker, has none of them.
 # Wheels are made first, since one dependency has none and needs setuptools to be built.
 RUN --mount=type=cache,target=/root/.cache/pip \
     python3 -m venv /opt/build \

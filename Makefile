@@ -33,7 +33,7 @@ check: .venv/.project ## format, lint and types alone
 	$(BIN)/mypy
 
 schemas: .venv/.project ## write the JSON Schemas of requests and events
-	$(BIN)/python -m schemas schemas/json
+	$(BIN)/python -m aichats_schemas schemas/aichats_schemas/json
 
 bench: .venv/.project ## CPU for each delta, next to a hand-written worker in the same run
 	$(BIN)/python -m benchmarks.streams $(ARGS)
@@ -61,24 +61,23 @@ image: ## build the container image, aichats-worker
 	DOCKER_BUILDKIT=1 $(DOCKER) build --tag aichats-worker --build-arg BASE_IMAGE=$(BASE_IMAGE) --build-arg REVISION=$$(git rev-parse HEAD) \
 		--build-arg VERSION=$$($(MAKE) --silent version) .
 
-version: ## print the version, which schemas/__init__.py alone has
-	@sed -n 's/^__version__ = "\(.*\)"/\1/p' schemas/__init__.py
+version: ## print the version, which aichats_schemas/__init__.py alone has
+	@sed -n 's/^__version__ = "\(.*\)"/\1/p' schemas/aichats_schemas/__init__.py
 
 wheel: .venv/.project ## build the wheel and the source distribution into dist/
-	@$(BIN)/python -c 'from setuptools import build_meta; build_meta.build_sdist("dist")' >/dev/null
-	@$(BIN)/python -m pip wheel -qq --no-deps --no-build-isolation -w dist .
+	@$(BIN)/python -m hatchling build -d dist
 
 lock: .venv/.dependencies ## pin all dependencies anew; with ARGS=--upgrade to their newest releases
 	$(BIN)/python -m pip install -qq uv==0.13.9
-	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], "setuptools", sep="\n")' \
 	| $(UV) $(ARGS) -o requirements/build.lock -
-	$(UV) $(ARGS) -o requirements/runtime.lock pyproject.toml
+	$(UV) $(ARGS) -o requirements/runtime.lock --extra worker pyproject.toml
 	$(UV) $(ARGS) -o requirements/dev.lock -c requirements/runtime.lock --extra demo --group dev pyproject.toml
 	$(UV) $(ARGS) -o requirements/chart.lock -c requirements/dev.lock requirements/chart.in
 	$(UV) $(ARGS) -o requirements/checkov.lock requirements/checkov.in
 
 clean: ## remove everything that the other targets made
-	rm -rf .venv .venv-checkov .tools build dist *.egg-info .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-checkov .tools build dist .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 .venv/.project: .venv/.dependencies pyproject.toml
 	@$(PIP) -e .

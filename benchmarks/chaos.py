@@ -22,11 +22,11 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.js.errors import NotFoundError
 
-from client import submit
-from schemas import StreamEvent, parse_event
+from aichats_client import submit
+from aichats_schemas import StreamEvent, parse_event
+from aichats_worker.simulator.answers import words
+from aichats_worker.simulator.server import Simulator
 from tests.processes import NatsServer, WorkerProcess
-from worker.simulated import words
-from worker.simulator import Simulator
 
 WORKERS = 3
 FAILING = 0.1

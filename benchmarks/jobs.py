@@ -13,8 +13,8 @@ import nats
 from nats.aio.client import Client
 from nats.errors import TimeoutError as NatsTimeoutError
 
+from aichats_client import submit
 from benchmarks.streams import upstream
-from client import submit
 from tests.processes import NatsServer, WorkerProcess
 
 SLOTS = 64

@@ -12,11 +12,11 @@ from typing import Any, Final, Literal
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
-from client import Answer, ClientError, cancel, resume, submit
-from client.stream import Gap, NoWorker, Stalled
+from aichats_client import Answer, ClientError, cancel, resume, submit
+from aichats_client.stream import Gap, NoWorker, Stalled
+from aichats_worker.simulator.answers import words
+from aichats_worker.simulator.server import Received, Simulator
 from tests.requester import Exchange, check, text_of
-from worker.simulated import words
-from worker.simulator import Received, Simulator
 
 Family = Literal["text", "image", "job"]
 

@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Final
 from urllib.request import urlopen
 
+from aichats_worker.simulator.server import Simulator, start_simulator
 from benchmarks.chaos import connected
 from benchmarks.load import JOB_SECONDS, Load, Weather
 from tests.link import Link, linked
 from tests.processes import NatsServer, WorkerProcess, resident_bytes
-from tests.proxies import Proxy, running
-from worker.simulator import Simulator, start_simulator
+from tests.provider.http.proxies import Proxy, running
 
 JUDGED_SECONDS: Final = 120.0  # a shorter run has no steady state to compare
 EARLY: Final = (55.0, 65.0)

@@ -26,7 +26,7 @@ from tests.processes import NatsServer, cpu_seconds
 
 ROUND_TIMEOUT_SECONDS = 120.0
 READY_TIMEOUT_SECONDS = 15.0
-WORKERS = {"raw": ["-m", "benchmarks.raw"], "worker": ["-m", "worker", "run"]}
+WORKERS = {"raw": ["-m", "benchmarks.raw"], "worker": ["-m", "aichats_worker", "run"]}
 
 
 async def upstream(words: int, pause: float) -> web.AppRunner:

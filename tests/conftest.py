@@ -14,10 +14,10 @@ from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from nats.aio.client import Client
 
+from aichats_worker.app import App
+from aichats_worker.settings import load_settings
+from aichats_worker.simulator.server import Simulator, start_simulator
 from tests.processes import NatsServer, WorkerProcess
-from worker.app import App
-from worker.settings import load_settings
-from worker.simulator import Simulator, start_simulator
 
 # `pytest --hypothesis-profile=fuzz -m fuzz` is the long run.
 hypothesis_settings.register_profile(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol, Self
 from urllib.request import urlopen
 
-from worker.embedded import binary
+from aichats_worker.simulator.broker import binary
 
 ROOT = Path(__file__).parent.parent
 START_TIMEOUT_SECONDS = 15.0
@@ -118,7 +118,7 @@ class WorkerProcess:
         self.log_path = directory / f"worker-{self.http_port}.log"
         self._settings = {"WORKER_HTTP_PORT": str(self.http_port), "WORKER_HTTP_HOST": "127.0.0.1"} | settings
         self.process: Running | None = None
-        self.command = [sys.executable, "-m", "worker", "run"]
+        self.command = [sys.executable, "-m", "aichats_worker", "run"]
 
     @property
     def log(self) -> str:

@@ -7,7 +7,7 @@ import orjson
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from schemas import StreamEvent, parse_event
+from aichats_schemas import StreamEvent, parse_event
 
 WAIT_SECONDS = 15.0
 FINAL = ("done", "result", "error")

@@ -13,8 +13,8 @@ from nats.aio.client import Client
 from testcontainers.core.container import DockerContainer
 from testcontainers.core.network import Network
 
-from client import resume, submit
-from schemas import __version__
+from aichats_client import resume, submit
+from aichats_schemas import __version__
 from tests.conftest import SpawnWorker
 from tests.containers import Contained, Containers, WorkerContainer
 from tests.processes import ROOT

@@ -9,8 +9,8 @@ from faststream.nats import NatsBroker
 from nats.aio.client import Client
 from synadia_ai.agents import Agent, AgentInfo, EndpointInfo, ProtocolError, ResponseChunk, StatusChunk
 
+from aichats_worker.app import App
 from tests.processes import NatsServer
-from worker.app import App
 
 REQ = "ai.v1.req.text.default"
 ASK = "ai.v1.ask.text.default"

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from aichats_worker.app import App
 from tests.conftest import StartWorker
 from tests.processes import ROOT, NatsServer
-from worker.app import App
 
 NATS_JS = "@nats-io/transport-node@3.4.0"
 RUN_TIMEOUT_SECONDS = 30.0

@@ -9,9 +9,9 @@ import orjson
 from nats.aio.client import Client
 
 from tests.conftest import StartWorker
+from tests.direct.test_corridor import outcomes, until
 from tests.processes import ROOT, NatsServer, free_port
 from tests.requester import Exchange, ask
-from tests.test_corridor import outcomes, until
 
 REQ = "ai.v1.req.text.default"
 DELTAS, DELTAS_PER_SECOND, EVENT_BYTES = 750, 50, 150

@@ -18,23 +18,23 @@ import orjson
 import pytest
 from nats.aio.client import Client
 
-from client import Answer
-from schemas import parse_event
-from schemas.requests import Message, TextRequest
+from aichats_client import Answer
+from aichats_schemas import parse_event
+from aichats_schemas.requests import Message, TextRequest
+from aichats_worker.jobs.letters import DeadLetter
+from aichats_worker.provider import Finish, Picture, Question
+from aichats_worker.provider.generator import ImageResponse
+from aichats_worker.request.call import Call
+from aichats_worker.request.reply import Completed
+from aichats_worker.settings import SettingsError, load_settings
+from aichats_worker.simulator.answers import CUT
+from aichats_worker.simulator.server import Simulator
+from tests.commands.test_commands import finished, start
 from tests.conftest import SpawnWorker
+from tests.jobs.test_jobs import Broker, provisioned
 from tests.processes import ROOT, NatsServer, WorkerProcess
-from tests.proxies import Proxy, running
+from tests.provider.http.proxies import Proxy, running
 from tests.requester import Exchange
-from tests.test_commands import finished, start
-from tests.test_jobs import Broker, provisioned
-from worker.call import Call
-from worker.deadletters import DeadLetter
-from worker.provider import Finish, Picture, Question
-from worker.provider.generator import ImageResponse
-from worker.reply import Completed
-from worker.settings import SettingsError, load_settings
-from worker.simulated import CUT
-from worker.simulator import Simulator
 
 COOKIE, KEY = "session=mk-cookie", "mk-apikey"
 PROXY_USER, PROXY_PASSWORD = "mk-proxyuser", "mk-proxypass"
@@ -260,7 +260,7 @@ async def test_nor_with_the_other_provider(
 
 DEFECTIVE = """
 import sys
-import worker.provider.opening as opening
+import aichats_worker.provider.opening as opening
 
 class Defective:
     working = True
@@ -273,7 +273,7 @@ class Defective:
         pass
 
 opening.open_provider = lambda settings: Defective()
-from worker.__main__ import main
+from aichats_worker.__main__ import main
 sys.argv = ["aichats-worker", "run"]
 main()
 """

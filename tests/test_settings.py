@@ -4,9 +4,9 @@ import re
 
 import pytest
 
+from aichats_worker.settings import Settings, SettingsError, load_settings
+from aichats_worker.text import masked_urls
 from tests.processes import ROOT
-from worker.settings import Settings, SettingsError, load_settings
-from worker.text import masked_urls
 
 
 def test_the_defaults_are_the_contracts() -> None:

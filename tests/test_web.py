@@ -9,10 +9,10 @@ import pytest
 import yaml
 from nats.aio.client import Client
 
+from aichats_worker.app import App
 from tests.conftest import StartWorker
 from tests.processes import free_port
 from tests.requester import ask
-from worker.app import App
 
 
 class Site:

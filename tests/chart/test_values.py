@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 import yaml
 
+from aichats_worker.settings import Settings, load_settings
 from tests.chart import written
 from tests.chart.conftest import ChartRefused, Render, container, environment, the
 from tests.chart.written import CHART
-from worker.settings import Settings, load_settings
 
 VALUES: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text())
 FIELDS = sorted(name.upper() for name in Settings.model_fields)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from schemas import __version__
+from aichats_schemas import __version__
 from tests.processes import ROOT
 
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))

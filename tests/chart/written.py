@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from worker.settings import Settings
+from aichats_worker.settings import Settings
 
 CHART = Path(__file__).parent.parent.parent / "helm"
 # The chart computes with these, so Helm must know them.

@@ -1,0 +1,52 @@
+"""The wire contract `ai.v1` as Python: what a requester and the worker say to each other over NATS.
+
+Other services may import this package. It needs pydantic alone and imports nothing of `aichats_worker`.
+"""
+
+from aichats_schemas.events import (
+    Done,
+    DoneData,
+    Error,
+    ErrorCode,
+    ErrorData,
+    Image,
+    ImageData,
+    Response,
+    Result,
+    ResultData,
+    ResultImage,
+    Status,
+    StreamEvent,
+    Timing,
+    parse_event,
+)
+from aichats_schemas.requests import ImageRequest, Message, TextRequest
+from aichats_schemas.subjects import PROTOCOL, Kind, Mode, Subjects
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "PROTOCOL",
+    "Done",
+    "DoneData",
+    "Error",
+    "ErrorCode",
+    "ErrorData",
+    "Image",
+    "ImageData",
+    "ImageRequest",
+    "Kind",
+    "Message",
+    "Mode",
+    "Response",
+    "Result",
+    "ResultData",
+    "ResultImage",
+    "Status",
+    "StreamEvent",
+    "Subjects",
+    "TextRequest",
+    "Timing",
+    "__version__",
+    "parse_event",
+]

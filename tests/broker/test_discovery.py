@@ -1,0 +1,65 @@
+"""The NATS services API, as the `nats micro` commands use it."""
+
+import orjson
+import pytest
+from nats.aio.client import Client
+
+from aichats_schemas import __version__
+from aichats_worker.app import App
+from tests.requester import ask
+
+
+async def request(nc: Client, subject: str) -> dict[str, object]:
+    answer: dict[str, object] = orjson.loads((await nc.request(subject, b"", timeout=5)).data)
+    return answer
+
+
+@pytest.mark.parametrize("scope", ["", ".ai-worker"])
+async def test_ping_finds_the_worker(nc: Client, worker: App, scope: str) -> None:
+    answer = await request(nc, f"$SRV.PING{scope}")
+    assert answer["type"] == "io.nats.micro.v1.ping_response"
+    assert answer["name"] == "ai-worker"
+    assert (await request(nc, f"$SRV.PING.ai-worker.{answer['id']}"))["id"] == answer["id"]
+
+
+async def test_info_announces_concrete_subjects_and_the_protocol(nc: Client, worker: App) -> None:
+    info = await request(nc, "$SRV.INFO.ai-worker")
+    assert info["version"] == __version__
+    assert info["metadata"] == {
+        "protocol": "ai.v1",
+        "keepalive_ms": "800",
+        "max_payload": str(nc.max_payload),
+        "prefix": "ai.v1",
+        "provider_working": "true",
+    }
+    endpoints = info["endpoints"]
+    assert isinstance(endpoints, list)
+    by_name = {endpoint["name"]: endpoint for endpoint in endpoints}
+    assert sorted(by_name) == ["ask-image", "ask-text", "req-image", "req-text"]
+    assert all(endpoint["queue_group"] == "ai-workers" for endpoint in endpoints)
+    (result,) = await ask(nc, by_name["ask-text"]["subject"], b"[sim: words=1]")
+    assert result.type == "result", "`nats service req` publishes to the announced subject"
+
+
+async def test_an_open_circuit_is_seen_in_info_and_metrics(nc: Client, worker: App) -> None:
+    value = worker.telemetry.registry.get_sample_value
+    assert value("aichats_provider_working") == 1
+    (error,) = await ask(nc, "ai.v1.ask.text.default", b"[sim: answer=challenge]")
+    assert error.data.code == "challenge"
+    assert value("aichats_provider_working") == 0
+    metadata = (await request(nc, "$SRV.INFO.ai-worker"))["metadata"]
+    assert isinstance(metadata, dict)
+    assert metadata["provider_working"] == "false"
+
+
+async def test_stats_count_requests_and_errors(nc: Client, worker: App) -> None:
+    await ask(nc, "ai.v1.ask.text.default", b"[sim: words=1]")
+    await ask(nc, "ai.v1.ask.text.default", b"")
+    stats = await request(nc, "$SRV.STATS.ai-worker")
+    endpoints = stats["endpoints"]
+    assert isinstance(endpoints, list)
+    (text,) = [endpoint for endpoint in endpoints if endpoint["name"] == "ask-text"]
+    assert (text["num_requests"], text["num_errors"]) == (2, 1)
+    assert text["last_error"].startswith("400:")
+    assert text["processing_time"] > 0
+    assert text["average_processing_time"] == text["processing_time"] // 2

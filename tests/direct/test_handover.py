@@ -1,0 +1,329 @@
+"""Who gets a core request when workers fill up: stepping out of the queue group, coming back, and handing over."""
+
+import asyncio
+from collections import Counter
+from typing import Any
+
+import nats
+import orjson
+import pytest
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.errors import NoRespondersError
+
+from aichats_worker.app import App
+from aichats_worker.broker.patches.subscribing import settle
+from aichats_worker.direct.handover import FULL_SECONDS
+from aichats_worker.request.slots import RETRY_AFTER_MAX_SECONDS, Slots
+from aichats_worker.simulator.server import Simulator
+from tests.conftest import StartWorker
+from tests.direct.test_corridor import outcomes, until
+from tests.processes import NatsServer
+from tests.requester import Exchange, ask, check
+
+REQ = "ai.v1.req.text.default"
+ASK = "ai.v1.ask.text.default"
+REQ_IMAGE = "ai.v1.req.image.default"
+ROOM = "ai.v1.int.room.text"
+SLOW = b"[sim: words=2 pause=1.5]"
+
+
+async def end(exchange: Exchange) -> str:
+    """How a reply ended: `done`, an error's code, or `none` where NATS said that there is nobody."""
+    while not exchange.messages or exchange.messages[-1].data:
+        message = await exchange.next()
+        if (message.headers or {}).get("Status") == "503":
+            assert len(exchange.messages) == 1, "a worker had begun"
+            await exchange.leave()
+            return "none"
+    event: Any = check(exchange.messages)[-1]
+    await exchange.leave()
+    return str(event.data.code) if event.type == "error" else str(event.type)
+
+
+async def inside(nc: Client, subject: str = ASK) -> bool:
+    """Whether any worker is in the queue group."""
+    try:
+        await nc.request(subject, b"", timeout=5)
+    except NoRespondersError:
+        return False
+    return True
+
+
+async def until_inside(nc: Client, wanted: bool, subject: str = ASK) -> None:
+    async with asyncio.timeout(10):
+        while await inside(nc, subject) != wanted:
+            await asyncio.sleep(0.01)
+
+
+async def test_the_first_that_finds_no_slot_is_told_and_the_next_finds_nobody(
+    nc: Client, start_worker: StartWorker
+) -> None:
+    await start_worker(worker_concurrency_max=1)
+    running = await Exchange(nc).send(REQ, b"[sim: words=2 pause=2.5]")
+    await running.event()
+    await asyncio.sleep(FULL_SECONDS)
+    assert await end(await Exchange(nc).send(REQ, b"hi")) == "overloaded"
+    await until_inside(nc, wanted=False)
+    assert await end(await Exchange(nc).send(REQ, b"hi")) == "none"
+    assert (await ask(nc, REQ_IMAGE, b"[sim: bytes=1000]"))[-1].type == "done", "images have slots of their own"
+    assert await end(running) == "done"
+    assert (await ask(nc, REQ, b"[sim: words=1]"))[-1].type == "done", "it is back before it says that it has ended"
+
+
+async def test_what_arrives_together_at_a_lone_worker_is_refused_with_the_time_to_come_back(
+    nc: Client, start_worker: StartWorker
+) -> None:
+    worker = await start_worker(worker_concurrency_max=2)
+    await ask(nc, REQ, b"[sim: words=2 pause=0.6]")  # from here on it knows how long they take
+    exchanges = [await Exchange(nc).send(REQ, SLOW) for _ in range(20)]
+    ends = Counter([await end(exchange) for exchange in exchanges])
+    assert ends == {"done": 2, "overloaded": 18}
+    refused: list[Any] = [check(e.messages)[-1] for e in exchanges if len(e.messages) == 2]
+    waits = sorted(event.data.retry_after_ms for event in refused if event.type == "error")
+    assert len(waits) == 18
+    assert 200 <= waits[0] <= 1500, "a slot comes free about each 0.3 s: 0.6 s for one, and there are two"
+    assert waits[-1] > 10 * waits[0], "they would all come back at once"
+    assert outcomes(worker)["overloaded"] == 18
+
+
+@pytest.mark.parametrize("subject", [REQ, ASK])
+async def test_sixteen_slow_requests_fill_four_workers_of_four_slots(
+    nc: Client, start_worker: StartWorker, simulator: Simulator, subject: str
+) -> None:
+    workers = [await start_worker(worker_concurrency_max=4) for _ in range(4)]
+    for _ in range(3):
+        exchanges = [await Exchange(nc).send(subject, SLOW) for _ in range(16)]
+        await until(lambda: [app.slots["text"].free for app in workers] == [0, 0, 0, 0])
+        wanted = "done" if subject == REQ else "result"
+        assert Counter([await end(exchange) for exchange in exchanges]) == {wanted: 16}
+    assert len(simulator.requests) == 48
+    mode = "req" if subject == REQ else "ask"
+    await until(lambda: [outcomes(app, mode=mode)["done"] for app in workers] == [12.0] * 4)
+    assert sum(outcomes(app, mode=mode).get("overloaded", 0) for app in workers) == 0
+
+
+async def test_as_many_requesters_as_slots_are_never_refused(nc: Client, start_worker: StartWorker) -> None:
+    """Each asks again as soon as its answer has ended: by then the slot is free, and the others know."""
+    workers = [await start_worker(worker_concurrency_max=2) for _ in range(3)]
+    ends: Counter[str] = Counter()
+
+    async def one() -> None:
+        for _ in range(30):
+            ends[await end(await Exchange(nc).send(REQ, b"[sim: words=1]"))] += 1
+
+    await asyncio.gather(*(one() for _ in range(6)))
+    assert ends == {"done": 180}
+    assert all(app.slots["text"].free == 2 for app in workers)
+
+
+async def full_and_free(nc: Client, start_worker: StartWorker, **settings: Any) -> tuple[App, App, Exchange]:
+    """A worker whose slot is taken but which, to the server, is in the queue group alone; and a free one."""
+    full = await start_worker(worker_concurrency_max=1, **settings)
+    running = await Exchange(nc).send(REQ, b"[sim: words=3 pause=1]")
+    await running.event()
+    free = await start_worker(worker_concurrency_max=1, **settings)
+    return full, free, running
+
+
+async def late(app: App, exchange: Exchange, body: bytes, headers: dict[str, str] | None = None) -> Exchange:
+    """What was on its way when the worker stepped out: the hand-over subject brings it as the server would have."""
+    exchange._subscription = await exchange.nc.subscribe(exchange.inbox, cb=exchange._queue.put)
+    await settle(exchange.nc)
+    message = Msg(_client=app.broker.connection, subject=REQ, reply=exchange.inbox, data=body, headers=headers)
+    await app.admission._groups["text"]._requests.subscriptions[0]._cb(message)
+    return exchange
+
+
+async def test_a_request_that_was_on_its_way_is_handed_over_as_it_was(nc: Client, start_worker: StartWorker) -> None:
+    full, free, running = await full_and_free(nc, start_worker)
+    body = b'{"prompt":"[sim: words=3]","metadata":{"order":"7"}}'
+    headers = {"Nats-Msg-Id": "r9", "correlation_id": "c\tno", "traceparent": "00-aa-bb-01"}
+    events: Any = await (await late(full, Exchange(nc), body, headers)).all()
+    assert (events[-1].type, events[-1].id, events[-1].data.metadata) == ("done", "r9", {"order": "7"})
+    assert outcomes(full).get("handed_over") == 1
+    assert outcomes(free).get("done") == 1
+    assert await end(running) == "done"
+
+
+async def test_a_request_as_large_as_the_broker_takes_is_handed_over_as_well(
+    nc: Client, start_worker: StartWorker
+) -> None:
+    full, free, running = await full_and_free(nc, start_worker)
+    events: Any = await (await late(full, Exchange(nc), b"x" * nc.max_payload)).all()
+    assert events[-1].data.code == "too_large", "the prompt has a limit, which the other worker holds it against"
+    assert outcomes(free) == {"too_large": 1.0}
+    assert await end(running) == "done"
+    assert full.broker.connection.is_connected
+
+
+async def test_a_request_whose_id_runs_on_the_full_worker_is_a_duplicate(nc: Client, start_worker: StartWorker) -> None:
+    await start_worker(worker_concurrency_max=2)
+    first = await Exchange(nc).send(REQ, SLOW, {"Nats-Msg-Id": "same"})
+    await first.event()
+    both = [await Exchange(nc).send(REQ, SLOW, {"Nats-Msg-Id": name}) for name in ("other", "same")]
+    assert [await end(exchange) for exchange in both] == ["done", "duplicate"]
+    assert await end(first) == "done"
+    assert (await ask(nc, REQ, b"[sim: words=1]"))[-1].type == "done", "the duplicate holds no slot"
+
+
+OFFER = {"mode": "req", "tenant": "t", "id": "r9", "reply_to": "_INBOX.t.x", "headers": {}}
+
+
+@pytest.mark.parametrize(
+    "offer", [b"", b"[]", b'{"stream":"AIJOBS","seq":2}', OFFER | {"tenant": "*"}, OFFER | {"mode": "job"}]
+)
+async def test_no_slot_is_kept_for_what_is_no_request(nc: Client, worker: App, offer: Any) -> None:
+    body = offer if isinstance(offer, bytes) else orjson.dumps(offer)
+    assert (await nc.request(ROOM, body, timeout=5)).data == b""
+    assert worker.slots["text"].free == worker.slots["text"].count
+
+
+async def test_a_handed_over_request_may_not_name_any_subject_for_its_reply(
+    nc: Client, worker: App, simulator: Simulator
+) -> None:
+    offer = OFFER | {"reply_to": "$JS.API.STREAM.PURGE.X"}
+    place = (await nc.request(ROOM, orjson.dumps(offer), timeout=5)).data.decode()
+    assert worker.slots["text"].free == worker.slots["text"].count - 1
+    await nc.request(f"ai.v1.int.take.{place}", b"hi", timeout=5)
+    count = worker.telemetry.registry.get_sample_value
+    await until(lambda: count("aichats_requests_dropped_total", {"reason": "forbidden_reply"}) == 1)
+    assert worker.slots["text"].free == worker.slots["text"].count
+    assert simulator.requests == []
+
+
+async def test_a_slot_that_was_kept_and_not_taken_is_given_back(
+    nc: Client, worker: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aichats_worker.direct.handover.KEPT_SECONDS", 0.2)
+    place = (await nc.request(ROOM, orjson.dumps(OFFER), timeout=5)).data.decode()
+    assert worker.slots["text"].free == worker.slots["text"].count - 1
+    await until(lambda: worker.slots["text"].free == worker.slots["text"].count)
+    assert (await nc.request(f"ai.v1.int.take.{place}", b"hi", timeout=5)).data == b"", "it is too late"
+    assert outcomes(worker) == {}
+
+
+async def test_where_no_worker_has_room_a_late_request_is_refused(nc: Client, start_worker: StartWorker) -> None:
+    full, other, running = await full_and_free(nc, start_worker)
+    held = await Exchange(nc).send(REQ, SLOW)
+    await held.event()
+    assert await end(await late(full, Exchange(nc), b"hi")) == "overloaded"
+    assert [await end(exchange) for exchange in (running, held)] == ["done", "done"]
+    await until(lambda: other.slots["text"].free == 1)
+
+
+async def test_a_hand_over_that_nobody_answers_is_refused_in_time(
+    own_nats_server: Any, start_worker: StartWorker
+) -> None:
+    server: NatsServer = own_nats_server()
+    app = await start_worker(nats_url=server.url, worker_concurrency_max=1)
+    nc = await nats.connect(server.url)
+    silent = await nc.subscribe("ai.v1.int.room.text", queue="ai-workers")
+    running = await Exchange(nc).send(REQ, b"[sim: words=2 pause=4]")
+    await running.event()
+    assert await end(await Exchange(nc).send(REQ, b"hi")) == "overloaded"
+    await silent.unsubscribe()
+    assert await end(running) == "done"
+    assert app.slots["text"].free == 1
+    await nc.close()
+
+
+async def test_after_a_broker_restart_a_full_worker_is_where_it_was(
+    own_nats_server: Any, start_worker: StartWorker
+) -> None:
+    server: NatsServer = own_nats_server()
+    app = await start_worker(nats_url=server.url, worker_concurrency_max=1)
+    nc = await nats.connect(server.url, reconnect_time_wait=0.1, max_reconnect_attempts=-1)
+    running = await Exchange(nc).send(ASK, b"[sim: words=2 pause=6]")
+    await until(lambda: app.slots["text"].full_seconds > FULL_SECONDS)
+    await until_inside(nc, wanted=False)
+    server.kill()
+    server.start()
+    await until(lambda: nc.stats["reconnects"] == app.broker.connection.stats["reconnects"] == 1)
+    await until_inside(nc, wanted=False)
+    assert await end(running) == "result", "the worker wrote to an inbox that is there again"
+    await until_inside(nc, wanted=True)
+    await nc.close()
+
+
+async def test_jobs_fill_a_worker_as_well(nc: Client, own_nats_server: Any, start_worker: StartWorker) -> None:
+    server: NatsServer = own_nats_server()
+    app = await start_worker(nats_url=server.url, worker_concurrency_max=1, worker_jobs=True)
+    own = await nats.connect(server.url)
+    await until(lambda: app.jobs is not None)
+    await own.jetstream().publish("ai.v1.job.text.default.j1", SLOW)
+    await until(lambda: app.slots["text"].free == 0)
+    await until_inside(own, wanted=False)
+    await until_inside(own, wanted=True)
+    await own.close()
+
+
+async def test_a_job_that_came_to_a_full_worker_goes_to_a_free_one(
+    own_nats_server: Any, start_worker: StartWorker
+) -> None:
+    server: NatsServer = own_nats_server()
+    full = await start_worker(nats_url=server.url, worker_concurrency_max=1, worker_jobs=True)
+    nc = await nats.connect(server.url)
+    await until(lambda: full.jobs is not None)
+    await asyncio.sleep(0.5)  # it waits for a job now
+    running = await Exchange(nc).send(REQ, b"[sim: words=2 pause=8]")
+    await running.event()
+    free = await start_worker(nats_url=server.url, worker_concurrency_max=1, worker_jobs=True)
+    await until(lambda: free.jobs is not None)
+    for number in range(3):
+        await nc.jetstream().publish(f"ai.v1.job.text.default.j{number}", b"[sim: words=1]")
+    await until(lambda: outcomes(free, mode="job").get("done") == 3)
+    assert await end(running) == "done"
+    assert outcomes(full, mode="job").get("done") is None
+    await nc.close()
+
+
+async def test_a_slot_that_was_waited_for_comes_before_a_core_request() -> None:
+    slots = Slots(1)
+    assert slots.take()
+    assert not await slots.wait(0)
+    waiting = asyncio.create_task(slots.wait(5))
+    await asyncio.sleep(0)
+    slots.give_back()
+    assert not slots.take()
+    assert await waiting
+    slots.give_back()
+    assert slots.take()
+
+
+@pytest.mark.parametrize("cancelled_first", [True, False])
+async def test_a_slot_that_comes_while_the_wait_for_it_ends_is_not_lost(cancelled_first: bool) -> None:
+    slots = Slots(1)
+    assert slots.take()
+    waiting = asyncio.create_task(slots.wait(5))
+    await asyncio.sleep(0)
+    for step in (waiting.cancel, slots.give_back) if cancelled_first else (slots.give_back, waiting.cancel):
+        step()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert slots.free == 1
+
+
+async def test_a_wait_for_a_slot_ends() -> None:
+    slots = Slots(1)
+    assert slots.take()
+    assert not await slots.wait(0.05)
+    slots.give_back()
+    assert slots.free == 1
+
+
+async def test_the_time_to_come_back_follows_how_long_slots_were_held() -> None:
+    slots = Slots(4)
+    assert slots.retry_after_ms() == 250, "one second each, as long as nothing is known"
+    assert slots.take()
+    async with slots.held():
+        await asyncio.sleep(0.8)
+    first, second = slots.retry_after_ms(), slots.retry_after_ms()
+    assert 200 <= first < 400
+    assert second == pytest.approx(2 * first, abs=2)
+    for _ in range(10_000):
+        last = slots.retry_after_ms()
+    assert last == RETRY_AFTER_MAX_SECONDS * 1000
+    assert slots.take()
+    slots.give_back()
+    assert slots.retry_after_ms() == first, "a slot came free since"

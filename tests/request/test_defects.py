@@ -1,0 +1,43 @@
+"""A defect of ours ends one request, told truthfully, and nothing else."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+import pytest
+from nats.aio.client import Client
+
+from aichats_worker.app import App
+from aichats_worker.provider import Finish, Picture, Question
+from aichats_worker.settings import load_settings
+from tests.processes import NatsServer
+from tests.requester import ask
+
+
+class Defective:
+    """A provider with a bug: it raises what no provider may raise."""
+
+    working = True
+
+    async def text(self, question: Question) -> AsyncGenerator[str | Finish, None]:
+        yield "one"
+        raise KeyError("a secret from the inside")
+
+    async def image(self, question: Question) -> Picture:
+        raise ZeroDivisionError
+
+    async def close(self) -> None:
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("kind", ["text", "image"])
+async def test_a_defect_is_internal_and_its_cause_stays_inside(nats_server: NatsServer, nc: Client, kind: str) -> None:
+    settings = load_settings(nats_url=nats_server.url, worker_http_port=0, worker_jobs=False)
+    app = App(settings, provider=Defective())
+    await app.start()
+    try:
+        for _ in range(2):
+            *_, error = await ask(nc, f"ai.v1.req.{kind}.default", b"hi")
+            assert (error.data.code, error.data.retryable) == ("internal", True)
+            assert "secret" not in error.data.message
+    finally:
+        await app.drain()

@@ -1,0 +1,144 @@
+import asyncio
+import json
+import struct
+import zlib
+from collections.abc import AsyncIterator
+
+import aiohttp  # noqa: TID251 - the simulator is looked at from outside
+import pytest
+
+from aichats_worker.simulator.answers import directives, image, words
+from aichats_worker.simulator.server import CUT, Simulator, serve
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession() as session:
+        yield session
+
+
+def chat(prompt: str, kind: str = "chat") -> bytes:
+    return json.dumps(
+        {"type": kind, "messagesHistory": [{"from": "you", "content": prompt}]}, separators=(",", ":")
+    ).encode()
+
+
+async def test_it_says_what_it_is(simulator: Simulator, http: aiohttp.ClientSession) -> None:
+    async with http.get(simulator.url) as answer:
+        assert "not ai-chats.org" in await answer.text()
+    for path in ("/", "/nowhere", "/images/0.png", "/v1/models"):
+        async with http.get(simulator.url + path) as answer:
+            assert answer.headers["x-simulator"] == "aichats-worker"
+    async with http.post(f"{simulator.url}/chat/send2/", data=chat("[sim: answer=html status=500]")) as answer:
+        assert (answer.status, answer.headers["x-simulator"]) == (500, "aichats-worker")
+
+
+async def test_it_speaks_the_sites_dialect(simulator: Simulator, http: aiohttp.ClientSession) -> None:
+    async with http.post(f"{simulator.url}/chat/send2/", data=chat("[sim: words=3 pause=0 tries=7]")) as answer:
+        assert answer.content_type == "text/event-stream"
+        assert await answer.read() == b"data: Hello\n\ndata:  from\n\ndata:  the\n\nevent: trylimit\ndata: 7\n\n"
+
+
+async def test_it_answers_any_prompt_and_quotes_none_of_it(simulator: Simulator, http: aiohttp.ClientSession) -> None:
+    async with http.post(f"{simulator.url}/chat/send2/", data=chat("[sim: pause=0] <script>")) as answer:
+        text = await answer.text()
+    assert "script>" not in text
+    assert "[sim" not in text
+    assert len(text.split("data: ")) > 20
+
+
+async def test_it_says_where_an_image_is(simulator: Simulator, http: aiohttp.ClientSession) -> None:
+    async with http.post(f"{simulator.url}/chat/send2/", data=chat("[sim: bytes=4000 type=jpeg]", "image")) as answer:
+        url = (await answer.json())["data"][0]["url"]
+    async with http.get(url) as answer:
+        assert await answer.read() == image("jpeg", 4000)
+
+
+async def test_an_image_is_where_the_simulator_was_asked(simulator: Simulator, http: aiohttp.ClientSession) -> None:
+    """It may listen on 0.0.0.0, which is nobody's address."""
+    asked = f"http://localhost:{simulator.port}"
+    async with http.post(f"{asked}/chat/send2/", data=chat("[sim: bytes=4000]", "image")) as answer:
+        assert (await answer.json())["data"][0]["url"].startswith(f"{asked}/images/")
+
+
+async def test_a_script_is_played_byte_for_byte(simulator: Simulator, http: aiohttp.ClientSession) -> None:
+    simulator.script(b"one", b"two", status=418, headers={"X-Test": "yes"})
+    async with http.post(f"{simulator.url}/chat/send2/", data=chat("hi")) as answer:
+        assert (answer.status, answer.headers["x-test"], await answer.read()) == (418, "yes", b"onetwo")
+    simulator.script(b"half", 0.01, CUT)
+    with pytest.raises(aiohttp.ClientPayloadError):
+        async with http.post(f"{simulator.url}/chat/send2/", data=chat("hi")) as answer:
+            await answer.read()
+
+
+async def test_it_keeps_a_log_of_what_it_was_asked(simulator: Simulator, http: aiohttp.ClientSession) -> None:
+    async with http.post(
+        f"{simulator.url}/chat/send2/?x=1", data=chat("[sim: words=1]"), headers={"Cookie": "a=b"}
+    ) as answer:
+        await answer.read()
+    (request,) = simulator.requests
+    assert (request.method, request.path, request.content) == ("POST", "/chat/send2/?x=1", "[sim: words=1]")
+    assert request.headers["cookie"] == "a=b"
+    assert request.ended.is_set()
+    assert not request.closed_early
+    assert simulator.connections_open == 1
+
+
+async def test_it_counts_who_goes_early(simulator: Simulator, http: aiohttp.ClientSession) -> None:
+    answer = await http.post(f"{simulator.url}/chat/send2/", data=chat("[sim: stall-after=1]"))
+    answer.close()
+    await simulator.requests[0].ended.wait()
+    assert simulator.closed_early == 1
+
+
+async def test_a_body_that_is_no_json_is_answered_too(simulator: Simulator, http: aiohttp.ClientSession) -> None:
+    for body in (b"", b"null", b"[]", b'"x"', b"{", b'{"messages":[]}'):
+        async with http.post(f"{simulator.url}/v1/chat/completions", data=body) as answer:
+            answer.close()
+            assert answer.status == 200
+
+
+async def test_serve_runs_until_it_is_cancelled() -> None:
+    started: asyncio.Future[Simulator] = asyncio.get_running_loop().create_future()
+    task = asyncio.create_task(serve(0, started=started.set_result))
+    simulator = await started
+    _, writer = await asyncio.open_connection("127.0.0.1", simulator.port)
+    writer.close()
+    await writer.wait_closed()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    with pytest.raises(OSError):  # noqa: PT011 - refused, in the words of the platform
+        await asyncio.open_connection("127.0.0.1", simulator.port)
+
+
+def test_directives_are_read_from_anywhere_and_what_is_wrong_is_ignored() -> None:
+    found = directives("draw [sim: words=3 nonsense=1 pause=x] a cat [sim: cut-after=2 sized] [sim:")
+    assert (found.words, found.pause, found.cut_after, found.sized) == (3, 0.05, 2, True)
+
+
+def test_seconds_may_be_fractions() -> None:
+    found = directives("[sim: delay=2.5 pause=0.25]")
+    assert (found.delay, found.pause) == (2.5, 0.25)
+
+
+def test_the_usual_text_is_the_words_joined() -> None:
+    assert "".join(words(0)).startswith("Hello from the local simulator")
+    assert len(words(200)) == 200
+
+
+@pytest.mark.parametrize("size", [0, 5000, 5001, 1_000_000])
+def test_a_png_is_valid_to_the_last_chunk(size: int) -> None:
+    data = image("png", size)
+    assert not size or len(data) == size
+    at, kinds, pixels = 8, [], b""
+    while at < len(data):
+        length, kind = struct.unpack(">I4s", data[at : at + 8])
+        body = data[at + 8 : at + 8 + length]
+        assert struct.unpack(">I", data[at + 8 + length : at + 12 + length])[0] == zlib.crc32(kind + body)
+        kinds.append(kind)
+        pixels += zlib.decompress(body) if kind == b"IDAT" else b""
+        at += 12 + length
+    assert kinds[0] == b"IHDR"
+    assert kinds[-1] == b"IEND"
+    assert len(pixels) == 256 * (1 + 256 * 3)

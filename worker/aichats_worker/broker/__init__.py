@@ -1,0 +1,1 @@
+"""Knows the connection to the broker: how it is made, watched and asked who is there."""

@@ -1,0 +1,111 @@
+"""The NATS services API (ADR-32): `nats micro ls`, `info`, `stats`, and `nats service req ai-worker ask-text`.
+
+Written out, because nats-py's own service would subscribe to the endpoints' subjects beside FastStream and handle every
+request twice.
+"""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from aichats_schemas import __version__
+from aichats_schemas.subjects import KINDS, PROTOCOL, QUEUE, SERVICE, Subjects, is_reply_subject
+from aichats_worker.request.call import new_id
+from aichats_worker.telemetry import EndpointStats, Telemetry
+
+DESCRIPTION = "Streams text and images from ai-chats.org to each request's own reply subject."
+ANNOUNCED_TENANT = "default"  # `nats service req` publishes to the literal subject: no wildcards here
+
+
+class Discovery:
+    """Answers PING, INFO and STATS for this instance.
+
+    Args:
+        subjects: Below the worker's prefix.
+        telemetry: Where the counters of the endpoints are.
+        keepalive_seconds: Announced in the metadata, in milliseconds.
+        max_payload: The negotiated limit in bytes, announced in the metadata.
+        provider_working: Whether the provider's circuit is closed; in the metadata as well.
+    """
+
+    def __init__(
+        self,
+        subjects: Subjects,
+        telemetry: Telemetry,
+        *,
+        keepalive_seconds: float,
+        max_payload: int,
+        provider_working: Callable[[], bool],
+    ) -> None:
+        self._provider_working = provider_working
+        self.id = new_id()
+        self._subjects = subjects
+        self._telemetry = telemetry
+        self._started = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+        self._metadata = {
+            "protocol": PROTOCOL,
+            "keepalive_ms": str(round(keepalive_seconds * 1000)),
+            "max_payload": str(max_payload),
+            "prefix": subjects.prefix,
+        }
+
+    async def start(self, nc: Client) -> None:
+        """Subscribe to the nine subjects: each verb for all, for this service, and for this instance."""
+        answers = {"PING": self._ping, "INFO": self._info, "STATS": self._stats}
+        for verb, answer in answers.items():
+
+            async def respond(message: Msg, make: Any = answer) -> None:
+                if is_reply_subject(message.reply):
+                    await message.respond(orjson.dumps(make()))
+                elif message.reply:
+                    self._telemetry.dropped_control("discovery", "forbidden_reply")
+
+            for subject in (f"$SRV.{verb}", f"$SRV.{verb}.{SERVICE}", f"$SRV.{verb}.{SERVICE}.{self.id}"):
+                await nc.subscribe(subject, cb=respond)
+
+    def _identity(self, kind: str) -> dict[str, Any]:
+        return {
+            "type": f"io.nats.micro.v1.{kind}_response",
+            "name": SERVICE,
+            "id": self.id,
+            "version": __version__,
+            "metadata": self._metadata | {"provider_working": str(self._provider_working()).lower()},
+        }
+
+    def _ping(self) -> dict[str, Any]:
+        return self._identity("ping")
+
+    def _info(self) -> dict[str, Any]:
+        return self._identity("info") | {
+            "description": DESCRIPTION,
+            "endpoints": [self._endpoint(*e) for e in ENDPOINTS],
+        }
+
+    def _stats(self) -> dict[str, Any]:
+        endpoints = [self._endpoint(*e) | self._counted(*e) for e in ENDPOINTS]
+        return self._identity("stats") | {"started": self._started, "endpoints": endpoints}
+
+    def _endpoint(self, mode: Any, kind: Any) -> dict[str, Any]:
+        return {
+            "name": f"{mode}-{kind}",
+            "subject": self._subjects.request(mode, kind, ANNOUNCED_TENANT),
+            "queue_group": QUEUE,
+            "metadata": {"reply": "events and sentinel" if mode == "req" else "one result event"},
+        }
+
+    def _counted(self, mode: str, kind: str) -> dict[str, Any]:
+        stats = self._telemetry.endpoints.get((mode, kind), EndpointStats())
+        return {
+            "num_requests": stats.num_requests,
+            "num_errors": stats.num_errors,
+            "last_error": stats.last_error,
+            "processing_time": stats.processing_time,
+            "average_processing_time": stats.processing_time // max(stats.num_requests, 1),
+        }
+
+
+ENDPOINTS = [(mode, kind) for mode in ("req", "ask") for kind in KINDS]

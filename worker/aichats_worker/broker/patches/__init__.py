@@ -1,0 +1,1 @@
+"""Knows where nats-py and FastStream are corrected. Each file goes when they are mended."""

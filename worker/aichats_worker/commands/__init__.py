@@ -1,0 +1,1 @@
+"""Knows what people do at a terminal."""

@@ -1,0 +1,1 @@
+"""Knows requests over core NATS: who is answered, and who else has room."""

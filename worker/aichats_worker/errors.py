@@ -1,0 +1,175 @@
+"""How a request can fail: one leaf for each code of the contract, section 4.
+
+WorkerError
+├── InvalidRequest, Forbidden, ModelNotFound, Duplicate, TooLarge, Cancelled     the requester's side
+├── RateLimited, QuotaExhausted, BadResponse, Challenge, Interrupted, ProviderUnavailable     the provider's side
+├── DeadlineExceeded     names its phase
+└── Overloaded, ShuttingDown, Internal     the worker's side
+
+Abandoned     nobody is to be answered any more: not an error of the wire
+├── RequesterGone
+├── HandedOver
+└── LeaseLost
+"""
+
+from typing import ClassVar, Literal
+
+from aichats_schemas.events import ErrorCode
+
+Phase = Literal["queue", "connect", "first_byte", "stall", "total"]
+
+
+class WorkerError(Exception):
+    """A failure that the requester is told, once, as an `error` event.
+
+    Args:
+        message: Says what to do next. Holds nothing internal: no trace, path, credential, cookie or provider body.
+        retry_after_ms: When trying again may help, in milliseconds from now.
+    """
+
+    code: ClassVar[ErrorCode]
+    number: ClassVar[int]
+    retryable: ClassVar[bool]
+
+    def __init__(self, message: str, *, retry_after_ms: int | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.retry_after_ms = retry_after_ms
+
+
+class InvalidRequest(WorkerError):
+    """The body or the subject is wrong; names each field and the reason."""
+
+    code, number, retryable = ErrorCode.INVALID_REQUEST, 400, False
+
+
+class Forbidden(WorkerError):
+    """A proxy where the worker allows none."""
+
+    code, number, retryable = ErrorCode.FORBIDDEN, 403, False
+
+
+class ModelNotFound(WorkerError):
+    """Another model than the ones there are, which the message lists."""
+
+    code, number, retryable = ErrorCode.MODEL_NOT_FOUND, 404, False
+
+
+class Duplicate(WorkerError):
+    """The same tenant and id is already running on this worker."""
+
+    code, number, retryable = ErrorCode.DUPLICATE, 409, False
+
+
+class TooLarge(WorkerError):
+    """A limit was passed; names the limit, its value and what was sent."""
+
+    code, number, retryable = ErrorCode.TOO_LARGE, 413, False
+
+
+class RateLimited(WorkerError):
+    """The provider said 429."""
+
+    code, number, retryable = ErrorCode.RATE_LIMITED, 429, True
+
+
+class QuotaExhausted(WorkerError):
+    """The provider said that no tries are left, and gave no answer."""
+
+    code, number, retryable = ErrorCode.QUOTA_EXHAUSTED, 429, False
+
+
+class Cancelled(WorkerError):
+    """The requester cancelled."""
+
+    code, number, retryable = ErrorCode.CANCELLED, 499, False
+
+
+class Internal(WorkerError):
+    """A defect of the worker's; the cause is in its log and not in the message."""
+
+    code, number, retryable = ErrorCode.INTERNAL, 500, True
+
+
+class BadResponse(WorkerError):
+    """What came is not in the provider's format."""
+
+    code, number, retryable = ErrorCode.BAD_RESPONSE, 502, True
+
+
+class Challenge(WorkerError):
+    """A captcha or bot check came instead of an answer."""
+
+    code, number, retryable = ErrorCode.CHALLENGE, 502, False
+
+
+class Interrupted(WorkerError):
+    """The answer was cut after its first delta."""
+
+    code, number, retryable = ErrorCode.INTERRUPTED, 502, True
+
+
+class Overloaded(WorkerError):
+    """All slots are taken."""
+
+    code, number, retryable = ErrorCode.OVERLOADED, 503, True
+
+
+class ProviderUnavailable(WorkerError):
+    """Connection refused, DNS, TLS, 5xx, or the circuit is open."""
+
+    code, number, retryable = ErrorCode.PROVIDER_UNAVAILABLE, 503, True
+
+
+class ShuttingDown(WorkerError):
+    """The drain time ran out."""
+
+    code, number, retryable = ErrorCode.SHUTTING_DOWN, 503, True
+
+
+class DeadlineExceeded(WorkerError):
+    """A deadline passed; `phase` says which one.
+
+    Args:
+        phase: Where the time went.
+        seconds: The bound that passed, in seconds.
+    """
+
+    code, number, retryable = ErrorCode.DEADLINE_EXCEEDED, 504, True
+
+    def __init__(self, phase: Phase, seconds: float) -> None:
+        super().__init__(f"deadline exceeded in phase {phase} after {seconds:g} s: {_ADVICE[phase]}")
+        self.phase = phase
+
+
+_ADVICE: dict[Phase, str] = {
+    "queue": "the request waited too long before it could start; try again later or with a larger timeout_seconds",
+    "connect": "the provider could not be reached in time; try again later",
+    "first_byte": "the provider did not start to answer in time; try again later",
+    "stall": "the provider stopped in the middle of the answer; try again",
+    "total": "the answer took too long; try again with a larger timeout_seconds",
+}
+
+
+class Abandoned(Exception):
+    """Nothing more is published for this request, no end either."""
+
+    label: ClassVar[str]
+
+
+class RequesterGone(Abandoned):
+    """Nobody listens on the reply subject any more."""
+
+    label = "gone"
+
+
+class HandedOver(Abandoned):
+    """Another worker had room, and answers it."""
+
+    label = "handed_over"
+
+
+class LeaseLost(Abandoned):
+    """The job's lease is older than 0.8 x ack_wait: another worker may have it by now."""
+
+    label = "lease_lost"

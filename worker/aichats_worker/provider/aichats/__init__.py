@@ -1,0 +1,1 @@
+"""Knows ai-chats.org."""

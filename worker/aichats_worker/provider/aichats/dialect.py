@@ -1,0 +1,112 @@
+r"""The stream dialect of ai-chats.org, decoded: bytes in, deltas out, no I/O.
+
+The stream looks like server-sent events and is not quite:
+
+- each `data:` line is a delta of its own, however many of them stand in one event;
+- one space after the colon is the separator, further spaces belong to the delta;
+- a newline inside a delta arrives as the two characters backslash and n, and becomes a newline here. A backslash and
+  an n that the model really wrote (`print("\n")`) arrive the same way, so they are lost: no reader can tell;
+- `event: trylimit` ends the answer, and the next data line is the number of tries left;
+- the data of any other event (`botmodel`) is not answer text, and neither is a line without a known field.
+"""
+
+import codecs
+from typing import Final
+
+from aichats_worker.errors import QuotaExhausted
+from aichats_worker.provider import Finish
+from aichats_worker.provider.lines import STRAY_MAX_BYTES, Lines
+
+_BOM: Final = codecs.BOM_UTF8
+_TRYLIMIT: Final = b"trylimit"
+
+
+class AiChatsDecoder:
+    """Decodes one answer; streams.Decoder says what it is used for.
+
+    Attributes:
+        tries_left: The number after `trylimit`; None where there was none.
+        ended: The answer's end was read, or too much that is no answer.
+        stray: The lines that are not in the dialect, at most STRAY_MAX_BYTES of them: what came instead of an answer.
+        broke_off: The last line that said anything was not in the dialect, so the answer did not end as it should.
+    """
+
+    def __init__(self) -> None:
+        self.tries_left: int | None = None
+        self.ended = False
+        self.stray = bytearray()
+        self.broke_off = False
+        self._lines = Lines()
+        self._event = b""
+        self._fresh = True
+        # One character may be cut over two deltas; what is joined after decoding would hold two broken halves.
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def feed(self, data: bytes) -> str:
+        """Return the text of all lines that `data` completes, joined; empty where it completes none.
+
+        Raises:
+            LineTooLong: A line passed the limit.
+        """
+        return self._decode(self._lines.feed(data))
+
+    def finish(self) -> str:
+        """Complete the last line: the body ended as HTTP says it should. After a cut, do not call it.
+
+        A half line at a cut could be half a delta, and is never text.
+        """
+        return self._decode([self._lines.rest()], final=True)
+
+    def end(self) -> Finish:
+        """Return the tries left."""
+        return Finish(tries_left=self.tries_left)
+
+    def nothing(self) -> QuotaExhausted | None:
+        """Return QuotaExhausted where no tries are left."""
+        if self.tries_left != 0:
+            return None
+        return QuotaExhausted("the provider says that no tries are left; change AICHATS_COOKIE, or try tomorrow")
+
+    def _decode(self, lines: list[bytes], *, final: bool = False) -> str:
+        deltas = [delta for line in lines if (delta := self._delta(line))]
+        return self._utf8.decode(b"".join(deltas), final)
+
+    def _delta(self, line: bytes) -> bytes:
+        if self.ended:
+            return b""
+        if self._fresh:
+            self._fresh = False
+            line = line.removeprefix(_BOM)
+        if not line.startswith(b"data:") or self.stray[:1] == b"<":  # in a web page, nothing is an answer
+            self._field(line)
+            return b""
+        self.broke_off = False
+        value = line[6:] if line[5:6] == b" " else line[5:]
+        if self._event:
+            self._data_of_event(value)
+            return b""
+        # Delta by delta: a backslash at the end of one and an n at the beginning of the next are no newline.
+        return value.replace(b"\\n", b"\n")
+
+    def _field(self, line: bytes) -> None:
+        if not line:
+            # A blank line ends an event; but the number of `trylimit` is waited for.
+            if self._event != _TRYLIMIT:
+                self._event = b""
+            return
+        name, colon, value = line.partition(b":")
+        if colon and name == b"event":
+            event = value.strip()
+            self._event = b"" if event == b"message" else event
+        elif not (colon and name in (b"", b"id", b"retry")) and line.strip():
+            self.broke_off = True
+            self.stray += (line + b"\n")[: STRAY_MAX_BYTES - len(self.stray)]
+            self.ended = len(self.stray) == STRAY_MAX_BYTES
+
+    def _data_of_event(self, value: bytes) -> None:
+        event, self._event = self._event, b""
+        if event == _TRYLIMIT:
+            self.ended = True
+            # Long digits are no number of tries, and int() would refuse the longest.
+            if value.strip().isdigit() and len(value) <= 12:
+                self.tries_left = int(value)

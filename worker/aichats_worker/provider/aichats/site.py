@@ -1,0 +1,145 @@
+"""ai-chats.org: text and images over its one endpoint."""
+
+import ssl
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import ClassVar, Final, Literal
+
+import orjson
+
+from aichats_schemas.requests import Message
+from aichats_worker.errors import InvalidRequest
+from aichats_worker.provider import Finish, Picture, Question
+from aichats_worker.provider.aichats.dialect import AiChatsDecoder
+from aichats_worker.provider.circuit import Circuit
+from aichats_worker.provider.deltas import deltas
+from aichats_worker.provider.generator import OnClassToo, Working, generate, whole
+from aichats_worker.provider.http.upstream import Answer, Timeouts, Upstream
+from aichats_worker.provider.images import IMAGE_MAX_BYTES, IMAGE_MEMORY_MAX_BYTES, Images
+
+URL: Final = "https://ai-chats.org"
+ENDPOINT: Final = "/chat/send2/"
+USER_AGENT: Final = (
+    "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/131.0.0.0 Safari/537.36"
+)
+
+
+class AiChats:
+    """Asks ai-chats.org, or a site that speaks as it does.
+
+    One instance keeps its connections for its life; close() it. It can be used without NATS:
+
+        async for delta in AiChats.create_async_generator(model="gpt-4", messages=[{"role": "user", "content": "Hi"}]):
+            print(delta)
+
+    Args:
+        url: The site's origin.
+        cookie: The operator's own; sent to the site alone, never to an image's host.
+        user_agent: The one that the cookie was given to.
+        proxy: http(s):// or socks5(h)://, for the call and the image.
+        timeouts: The phases of each call's deadline.
+        image_max_bytes: A larger image is too_large.
+        image_memory_max_bytes: For all images that are being fetched at once.
+        image_allow_private: Images also from addresses that are not public.
+        tls: A context for a private certificate authority; None for the system's.
+
+    Attributes:
+        url: The site's origin.
+        api_endpoint: Where calls go.
+        working: False while the circuit is open; the Door that makes calls through this instance opens it.
+        supports_message_history: Several messages are flattened into one prompt.
+        default_model: `gpt-4`.
+        models: `gpt-4` for text and `dalle` for images.
+    """
+
+    url: str = URL
+    api_endpoint: str = URL + ENDPOINT
+    working = Working()
+    supports_message_history: bool = True
+    default_model: ClassVar[str] = "gpt-4"
+    models: ClassVar[list[str]] = ["gpt-4", "dalle"]
+
+    def __init__(
+        self,
+        *,
+        url: str | None = None,
+        cookie: str | None = None,
+        user_agent: str | None = None,
+        proxy: str | None = None,
+        timeouts: Timeouts | None = None,
+        image_max_bytes: int = IMAGE_MAX_BYTES,
+        image_memory_max_bytes: int = IMAGE_MEMORY_MAX_BYTES,
+        image_allow_private: bool = False,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self.url = (url or self.url).rstrip("/")
+        self.api_endpoint = self.url + ENDPOINT
+        self.circuit = Circuit()
+        user_agent = user_agent or USER_AGENT
+        self._upstream = Upstream(proxy=proxy, timeouts=timeouts, tls=tls)
+        self._images = Images(
+            self._upstream,
+            origin=self.url,
+            user_agent=user_agent,
+            max_bytes=image_max_bytes,
+            memory_max_bytes=image_memory_max_bytes,
+            allow_private=image_allow_private,
+        )
+        self._headers = {
+            "Accept": "application/json, text/event-stream",
+            "Accept-Language": "en,en-US;q=0.9",
+            "Cache-Control": "no-cache",
+            "Content-Type": "application/json",
+            "Origin": self.url,
+            "Pragma": "no-cache",
+            "Sec-Fetch-Dest": "empty",
+            "Sec-Fetch-Mode": "cors",
+            "Sec-Fetch-Site": "same-origin",
+            "User-Agent": user_agent,
+        }
+        if cookie:
+            self._headers["Cookie"] = cookie
+
+    async def text(self, question: Question) -> AsyncGenerator[str | Finish, None]:
+        """Yield text as it arrives, all that one read of the socket completes at once, and one Finish at the end.
+
+        Raises:
+            WorkerError: What the provider did instead. Closing the generator closes the connection.
+        """
+        with await self._send("chat", flattened(question.messages), question.proxy) as answer:
+            async with aclosing(deltas(answer, AiChatsDecoder())) as items:
+                async for item in items:
+                    yield item
+
+    async def image(self, question: Question) -> Picture:
+        """Make one image of the last message.
+
+        Raises:
+            WorkerError: What the provider, or the image's host, did instead.
+        """
+        async with self._images.room():
+            with await self._send("image", question.messages[-1].content, question.proxy) as answer:
+                return await self._images.from_answer(answer, question.proxy)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._upstream.close()
+
+    async def _send(self, kind: Literal["chat", "image"], content: str, proxy: str | None) -> Answer:
+        try:
+            body = orjson.dumps({"type": kind, "messagesHistory": [{"from": "you", "content": content}]})
+        except TypeError:
+            raise InvalidRequest("the messages must be valid Unicode: there is half a surrogate pair") from None
+        headers = {**self._headers, "Referer": f"{self.url}/{kind}/"}
+        return await self._upstream.call("POST", self.api_endpoint, headers=headers, body=body, proxy=proxy)
+
+    create_async_generator = OnClassToo(generate)
+    create_async = OnClassToo(whole)
+
+
+def flattened(messages: Sequence[Message]) -> str:
+    """Return a conversation as the one prompt that the site takes: a single message as it is, several with roles."""
+    if len(messages) == 1:
+        return messages[0].content
+    lines = [f"{message.role.capitalize()}: {message.content}" for message in messages]
+    return "\n".join([*lines, "Assistant:"])

@@ -1,0 +1,116 @@
+"""Stops asking a provider that fails, and finds out when it works again."""
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Final, Self
+
+from aichats_worker.errors import (
+    BadResponse,
+    Challenge,
+    DeadlineExceeded,
+    ProviderUnavailable,
+    QuotaExhausted,
+    WorkerError,
+)
+
+_PROBE_MS: Final = 1000
+
+
+class CircuitOpen(ProviderUnavailable):
+    """The provider was not asked at all."""
+
+
+class Circuit:
+    """Opens after failures in a row, or at once where only the operator can help; then one call probes the way.
+
+    What counts as a failure: ProviderUnavailable, BadResponse, DeadlineExceeded in `connect` or `first_byte`. What
+    opens at once: Challenge, QuotaExhausted. Every other end of a call is an answer, and ends the row of failures.
+
+    Args:
+        failures_max: Failures in a row that open it.
+        open_seconds: For how long; after that, one call is let through, whose end closes or opens it again.
+        clock: Seconds that never go back.
+    """
+
+    def __init__(
+        self, failures_max: int = 5, open_seconds: float = 30, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._failures_max = failures_max
+        self._open_seconds = open_seconds
+        self._clock = clock
+        self._failures = 0
+        self._opened_until: float | None = None
+        self._probe: _Call | None = None
+
+    @property
+    def working(self) -> bool:
+        """False while calls are refused without a probe being due."""
+        return self._opened_until is None or self._clock() >= self._opened_until
+
+    def check(self) -> None:
+        """Raise CircuitOpen if a call would be refused now."""
+        if self._opened_until is None:
+            return
+        left_ms = int((self._opened_until - self._clock()) * 1000)
+        if left_ms > 0 or self._probe is not None:
+            wait = max(left_ms, _PROBE_MS)
+            raise CircuitOpen("the provider fails at the moment and is not asked; try again later", retry_after_ms=wait)
+
+    def call(self) -> "_Call":
+        """Return a context manager around one call, which learns from how the call ends.
+
+        Raises:
+            CircuitOpen: At once.
+        """
+        self.check()
+        call = _Call(self)
+        if self._opened_until is not None:
+            self._probe = call
+        return call
+
+    def _ended(self, call: "_Call", error: BaseException | None) -> None:
+        probing = self._probe is call
+        if probing:
+            self._probe = None
+        if isinstance(error, Challenge | QuotaExhausted) or (_is_failure(error) and self._is_too_much(probing=probing)):
+            self._opened_until = self._clock() + self._open_seconds
+        elif _is_answer(error) and (probing or self._opened_until is None):
+            # A call that began before the circuit opened says nothing about now: only the probe closes it.
+            self._opened_until, self._failures = None, 0
+
+    def _is_too_much(self, *, probing: bool) -> bool:
+        self._failures += 1
+        return probing or (self._opened_until is None and self._failures >= self._failures_max)
+
+
+class _Call:
+    """One call. It counts once: at its first answer, or at its end. A cancelled call says nothing."""
+
+    def __init__(self, circuit: Circuit) -> None:
+        self._circuit: Circuit | None = circuit
+
+    def answered(self) -> None:
+        """The provider answers: what happens to the rest of the answer does not count."""
+        self._end(None)
+
+    def _end(self, error: BaseException | None) -> None:
+        if self._circuit is not None:
+            circuit, self._circuit = self._circuit, None
+            circuit._ended(self, error)  # noqa: SLF001 - the two are one
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
+        self._end(error)
+
+
+def _is_failure(error: BaseException | None) -> bool:
+    if isinstance(error, DeadlineExceeded):
+        return error.phase in ("connect", "first_byte")
+    return isinstance(error, ProviderUnavailable | BadResponse)
+
+
+def _is_answer(error: BaseException | None) -> bool:
+    return error is None or (isinstance(error, WorkerError) and not _is_failure(error))

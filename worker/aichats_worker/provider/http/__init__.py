@@ -1,0 +1,1 @@
+"""Knows HTTP: sessions, proxies, addresses, and what the libraries raise."""

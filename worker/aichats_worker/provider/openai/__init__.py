@@ -1,0 +1,1 @@
+"""Knows servers that speak the OpenAI-compatible API."""

@@ -1,0 +1,222 @@
+"""One request as it came over NATS, and what it asks for: pure, no I/O."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final, cast
+
+import orjson
+from nats.aio.msg import Msg
+from nats.nuid import NUID
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from aichats_schemas.requests import ImageRequest, TextRequest
+from aichats_schemas.subjects import MSG_ID, REPLY_TO, Kind, Mode, is_token
+from aichats_worker.errors import Forbidden, InvalidRequest, ModelNotFound, TooLarge, WorkerError
+from aichats_worker.settings import check_proxy
+
+METADATA_ENTRIES_MAX = 16
+METADATA_KEY_MAX_CHARS = 64
+METADATA_VALUE_MAX_CHARS = 256
+PROXY_MAX_CHARS = 2048
+PROBLEMS_NAMED_MAX = 10
+SHOWN_MAX_CHARS = 64
+
+MODELS: Final[dict[Kind, type[TextRequest] | type[ImageRequest]]] = {"text": TextRequest, "image": ImageRequest}
+
+_nuid = NUID()
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What this worker accepts: characters of all prompts together, messages, seconds, and whether a proxy."""
+
+    prompt_max_chars: int
+    messages_max: int
+    timeout_seconds_max: float
+    allow_proxy: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request as it came; what its body holds, and whether it is valid, is found out by the executor.
+
+    Attributes:
+        mode: `req`, `ask` or `job`.
+        kind: `text` or `image`.
+        tenant: From the subject.
+        id: The request's id; one of the worker's own where none, or no valid one, was sent.
+        reply_to: Where the events go.
+        body: The message's body.
+        headers: The message's headers, exact case.
+        attempt: 1 in core; the delivery count of a job.
+        problem: What is wrong with the subject or the id, or None.
+    """
+
+    mode: Mode
+    kind: Kind
+    tenant: str
+    id: str
+    reply_to: str
+    body: bytes = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)
+    attempt: int = 1
+    problem: str | None = None
+
+    def of_attempt(self, attempt: int) -> "Call":
+        """Return the same call as another attempt."""
+        return replace(self, attempt=attempt)
+
+
+def core_call(message: Msg, mode: Mode, kind: Kind) -> Call:
+    """Read a `req` or an `ask`: its tenant is the last token of the subject, its id the `Nats-Msg-Id` header."""
+    tenant = message.subject.rpartition(".")[2]
+    headers = message.headers or {}
+    request_id = headers.get(MSG_ID) or new_id()
+    problem = _token_problem(tenant, request_id)
+    return Call(
+        mode=mode,
+        kind=kind,
+        tenant=tenant,
+        id=request_id if is_token(request_id) else new_id(),
+        reply_to=message.reply,
+        body=message.data,
+        headers=headers,
+        problem=problem,
+    )
+
+
+def job_call(message: Msg, kind: Kind, out_subject: Callable[[str, str], str]) -> Call:
+    """Read a job: tenant and id are the last two tokens of its subject, the reply subject is a header.
+
+    Args:
+        message: As JetStream delivered it.
+        kind: `text` or `image`.
+        out_subject: Makes the subject for the events of a job that names no `reply_to`, of tenant and id.
+    """
+    headers = message.headers or {}
+    attempt = message.metadata.num_delivered
+    return stored_call(
+        message.subject, kind, headers=headers, body=message.data, attempt=attempt, out_subject=out_subject
+    )
+
+
+def stored_call(
+    subject: str,
+    kind: Kind,
+    *,
+    headers: Mapping[str, str],
+    body: bytes,
+    attempt: int,
+    out_subject: Callable[[str, str], str],
+) -> Call:
+    """Read a job by its parts, as `job_call` reads a message."""
+    tenant, request_id = subject.split(".")[-2:]
+    return Call(
+        mode="job",
+        kind=kind,
+        tenant=tenant,
+        id=request_id if is_token(request_id) else new_id(),
+        reply_to=headers.get(REPLY_TO) or out_subject(tenant, request_id),
+        body=body,
+        headers=headers,
+        attempt=attempt,
+        problem=_token_problem(tenant, request_id),
+    )
+
+
+def new_id() -> str:
+    """Make a request id."""
+    return cast("bytes", _nuid.next()).decode()
+
+
+def _token_problem(tenant: str, request_id: str) -> str | None:
+    wrong = [name for name, value in (("tenant", tenant), ("id", request_id)) if not is_token(value)]
+    if not wrong:
+        return None
+    return f"{' and '.join(wrong)}: must be 1 to 64 of A-Z, a-z, 0-9, _ and -"
+
+
+def read_request(call: Call, limits: Limits) -> TextRequest | ImageRequest:
+    """Turn a call's body into the request it holds.
+
+    Raises:
+        InvalidRequest: Subject, id or body is wrong; names each wrong field.
+        ModelNotFound: Another model than the kind's own.
+        TooLarge: A limit was passed.
+        Forbidden: It names a proxy, and the worker allows none.
+    """
+    if call.problem is not None:
+        raise InvalidRequest(call.problem)
+    model = MODELS[call.kind]
+    try:
+        request = model.model_validate_json(_as_json(call.body))
+    except ValidationError as error:
+        raise _typed(error, model.default_model) from None
+    _check_limits(request, limits)
+    return request
+
+
+def _as_json(body: bytes) -> bytes:
+    """Plain UTF-8 text is the prompt; JSON is what begins with a brace."""
+    body = body.removeprefix(b"\xef\xbb\xbf")  # some Windows tools send a byte order mark
+    stripped = body.lstrip(b" \t\r\n")
+    if stripped.startswith(b"{"):
+        return stripped
+    try:
+        text = body.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"body: not UTF-8 at byte {error.start}") from None
+    if not text.strip():
+        raise InvalidRequest("body: is empty; send a prompt as plain text, or a JSON object with prompt or messages")
+    return orjson.dumps({"prompt": text})
+
+
+def _typed(error: ValidationError, default_model: str) -> WorkerError:
+    details = error.errors(include_url=False, include_context=False)
+    if [detail["loc"] for detail in details] == [("model",)] and isinstance(details[0].get("input"), str):
+        return ModelNotFound(f"model: not found; there is {default_model}")
+    named = "; ".join(_problem(detail) for detail in details[:PROBLEMS_NAMED_MAX])
+    more = len(details) - PROBLEMS_NAMED_MAX
+    return InvalidRequest(f"{named}; and {more} more" if more > 0 else named)
+
+
+def _problem(detail: ErrorDetails) -> str:
+    where = ".".join(_shown(str(part)) for part in detail["loc"]) or "body"
+    return f"{where}: {detail['msg'].removeprefix('Value error, ')}"
+
+
+def _shown(text: str) -> str:
+    """A requester's own word inside a message: short and without control characters."""
+    safe = "".join(char if char.isprintable() else "?" for char in text[: SHOWN_MAX_CHARS + 1])
+    return safe if len(safe) <= SHOWN_MAX_CHARS else f"{safe[:SHOWN_MAX_CHARS]}..."
+
+
+def _check_limits(request: TextRequest | ImageRequest, limits: Limits) -> None:
+    conversation = request.conversation
+    _at_most("messages", "messages", len(conversation), limits.messages_max)
+    _at_most("prompt", "characters", sum(len(message.content) for message in conversation), limits.prompt_max_chars)
+    metadata = request.metadata or {}
+    _at_most("metadata", "entries", len(metadata), METADATA_ENTRIES_MAX)
+    for key, value in metadata.items():
+        _at_most("metadata key", "characters", len(key), METADATA_KEY_MAX_CHARS)
+        _at_most(f"metadata.{_shown(key)}", "characters", len(value), METADATA_VALUE_MAX_CHARS)
+    if (request.timeout_seconds or 0) > limits.timeout_seconds_max:
+        raise InvalidRequest(f"timeout_seconds: must be at most this worker's maximum, {limits.timeout_seconds_max:g}")
+    if request.proxy is not None:
+        _check_proxy(request.proxy, limits)
+
+
+def _at_most(name: str, unit: str, sent: int, limit: int) -> None:
+    if sent > limit:
+        raise TooLarge(f"{name}: at most {limit} {unit} are accepted, {sent} were sent")
+
+
+def _check_proxy(proxy: str, limits: Limits) -> None:
+    if not limits.allow_proxy:
+        raise Forbidden("proxy: this worker allows none; leave it out or ask its operator")
+    _at_most("proxy", "characters", len(proxy), PROXY_MAX_CHARS)
+    try:
+        check_proxy(proxy)
+    except ValueError as error:
+        raise InvalidRequest(f"proxy: {error}") from None

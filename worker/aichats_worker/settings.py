@@ -1,0 +1,257 @@
+"""The worker's settings: environment variables, read once, one sentence per rule (contract, section 11)."""
+
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import SplitResult, urlsplit
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from aichats_worker.text import masked_url, masked_urls
+
+PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
+
+
+class SettingsError(Exception):
+    """The environment is wrong; the message has one line for each rule that it breaks."""
+
+
+def _on_off(value: object) -> object:
+    return {"on": True, "off": False}.get(value.lower(), value) if isinstance(value, str) else value
+
+
+OnOff = Annotated[bool, BeforeValidator(_on_off)]
+
+
+class Settings(BaseSettings):
+    """Every setting, under the name of its environment variable in lower case. Durations in seconds, sizes in bytes."""
+
+    # An empty variable counts as unset: charts and compose files pass those on.
+    model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True)
+
+    nats_url: str = Field("nats://127.0.0.1:4222", repr=False, description="One or more servers, comma-separated.")
+    nats_creds: str | None = Field(None, description="Path of a credentials file.")
+    nats_nkey: str | None = Field(None, description="Path of an nkey seed file.")
+    nats_user: str | None = Field(None, description="User name.")
+    nats_password: SecretStr | None = Field(None, description="The user's password.")
+    nats_token: SecretStr | None = Field(None, description="Token.")
+    nats_ca: str | None = Field(None, description="Path of the CA bundle that signs the server's certificate.")
+    nats_cert: str | None = Field(None, description="Path of the client certificate; goes with NATS_KEY.")
+    nats_key: str | None = Field(None, description="Path of the client certificate's key; goes with NATS_CERT.")
+    nats_inbox_prefix: str = Field("_INBOX", description="The worker's own inbox prefix.")
+
+    aichats_url: str = Field("https://ai-chats.org", description="The provider's origin.")
+    aichats_cookie: SecretStr | None = Field(
+        None, description="The operator's own cookie; never sent to an image's host."
+    )
+    aichats_user_agent: str | None = Field(None, description="User agent to send to the provider.")
+    aichats_proxy: SecretStr | None = Field(
+        None, description="http://, https://, socks5:// or socks5h://; for the call and the image."
+    )
+    aichats_connect_timeout_seconds: float = Field(10, gt=0, description="Until the connection stands.")
+    aichats_first_byte_timeout_seconds: float = Field(60, gt=0, description="From there to the answer's first byte.")
+    aichats_stall_timeout_seconds: float = Field(30, gt=0, description="Between two reads of the answer.")
+    aichats_circuit_failures: int = Field(5, ge=1, description="Failures in a row that open the circuit.")
+    aichats_circuit_open_seconds: float = Field(30, gt=0, description="How long the circuit stays open.")
+    aichats_calls_max: int = Field(3, ge=1, description="Calls for one request before the first byte of an answer.")
+    aichats_calls_per_minute_max: int = Field(
+        0, ge=0, description="Calls that begin in any minute, fair between tenants; 0 for no limit."
+    )
+    aichats_concurrent_calls_max: int = Field(
+        0, ge=0, description="Calls at once, fair between tenants; 0 for no limit but the slots."
+    )
+    aichats_image_max_bytes: int = Field(20 * 1024 * 1024, ge=1, description="A larger image is too_large.")
+    aichats_image_memory_max_bytes: int = Field(
+        256 * 1024 * 1024, ge=1, description="All images in flight together; further image requests wait."
+    )
+    aichats_image_allow_private: OnOff = Field(
+        default=False, description="Images from loopback, private and link-local addresses."
+    )
+
+    # With WORKER_PROVIDER=openai, the AICHATS_ settings for proxy, timeouts, circuit, calls and images apply as well.
+    openai_base_url: str = Field("https://api.openai.com/v1", description="An OpenAI-compatible server, with /v1.")
+    openai_api_key: SecretStr | None = Field(None, description="Its key; never sent to an image's host.")
+    openai_text_model: str = Field("gpt-4", min_length=1, description="What the server calls the model gpt-4.")
+    openai_image_model: str = Field("dall-e-3", min_length=1, description="What the server calls the model dalle.")
+
+    worker_provider: Literal["aichats", "openai"] = Field("aichats", description="Who answers.")
+    worker_subject_prefix: str = Field("ai.v1", description="What every subject starts with.")
+    worker_concurrency_max: int = Field(256, ge=1, description="Slots for text.")
+    worker_image_concurrency_max: int = Field(8, ge=1, description="Slots for images.")
+    worker_timeout_seconds_max: float = Field(600, gt=0, description="Upper bound and default of timeout_seconds.")
+    worker_keepalive_seconds: float = Field(0.8, gt=0, description="Silence after which a status event is sent.")
+    worker_drain_timeout_seconds: float = Field(25, ge=0, description="Bounded wait on stop.")
+    worker_jobs: OnOff = Field(default=True, description="Serve job and resume; off where the broker has no JetStream.")
+    worker_jobs_provision: OnOff = Field(default=True, description="Make or update streams and consumers at start.")
+    worker_ack_wait_seconds: float = Field(30, ge=1, description="The job consumers' ack_wait.")
+    worker_max_deliver: int = Field(5, ge=1, description="The job consumers' max_deliver.")
+    worker_retry_base_seconds: float = Field(1, gt=0, description="First step of the exponential back-off.")
+    worker_retry_max_seconds: float = Field(30, gt=0, description="Upper bound of a back-off.")
+    worker_prompt_max_chars: int = Field(200_000, ge=1, description="All prompts of a request together.")
+    worker_messages_max: int = Field(256, ge=1, description="Messages of a request.")
+    worker_allow_request_proxy: OnOff = Field(default=False, description="Requests may name a proxy.")
+    worker_strict_tenant_inbox: OnOff = Field(default=False, description="An inbox must start with _INBOX.<tenant>.")
+    worker_http_host: str = Field("0.0.0.0", description="Where probes and metrics are served.")  # noqa: S104 - probes come from the node
+    worker_http_port: int = Field(8080, ge=0, le=65535, description="0 turns it off.")
+    worker_log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe level logged."
+    )
+    worker_log_format: Literal["auto", "console", "json"] = Field(
+        "auto", description="console on a terminal, else json."
+    )
+
+    @field_validator("nats_url")
+    @classmethod
+    def _servers(cls, urls: str) -> str:
+        # nats-py does not decode %2F: a password with a slash cannot be in a URL at all, and would be taken for a path.
+        if not all(_is_server(url.strip()) for url in urls.split(",") if url.strip()):
+            raise ValueError(
+                "must be servers such as nats://host:4222, joined by commas; "
+                "a password that holds one of / ? # , goes into NATS_PASSWORD"
+            )
+        return urls
+
+    @field_validator("aichats_url")
+    @classmethod
+    def _origin(cls, url: str) -> str:
+        parts = _split(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.query:
+            raise ValueError("must be an origin such as https://ai-chats.org, without a path")
+        if parts.username or parts.password:
+            raise ValueError("must not hold credentials")
+        return url.rstrip("/")
+
+    @field_validator("openai_base_url")
+    @classmethod
+    def _base_url(cls, url: str) -> str:
+        parts = _split(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+            raise ValueError("must be a URL such as http://127.0.0.1:11434/v1")
+        if parts.username or parts.password:
+            raise ValueError("must not hold credentials; OPENAI_API_KEY is for them")
+        return url.rstrip("/")
+
+    @field_validator("aichats_cookie", "openai_api_key")
+    @classmethod
+    def _header(cls, secret: SecretStr | None) -> SecretStr | None:
+        if secret is not None and not secret.get_secret_value().isprintable():
+            raise ValueError("must be one line of printable characters")
+        return secret
+
+    @field_validator("aichats_proxy")
+    @classmethod
+    def _proxy(cls, proxy: SecretStr | None) -> SecretStr | None:
+        if proxy is not None:
+            check_proxy(proxy.get_secret_value())
+        return proxy
+
+    @field_validator("worker_subject_prefix", "nats_inbox_prefix")
+    @classmethod
+    def _tokens(cls, prefix: str) -> str:
+        if not all(token and token.replace("-", "").replace("_", "").isalnum() for token in prefix.split(".")):
+            raise ValueError("must be tokens of letters, digits, - and _, joined by dots")
+        return prefix
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        if (self.nats_cert is None) != (self.nats_key is None):
+            raise ValueError("NATS_CERT and NATS_KEY go together: set both or neither")
+        if (self.nats_user is None) != (self.nats_password is None):
+            raise ValueError("NATS_USER and NATS_PASSWORD go together: set both or neither")
+        if self.aichats_image_memory_max_bytes < self.aichats_image_max_bytes:
+            raise ValueError("AICHATS_IMAGE_MEMORY_MAX_BYTES cannot be smaller than AICHATS_IMAGE_MAX_BYTES")
+        if self.worker_retry_max_seconds < self.worker_retry_base_seconds:
+            raise ValueError("WORKER_RETRY_MAX_SECONDS cannot be shorter than WORKER_RETRY_BASE_SECONDS")
+        return self
+
+    @property
+    def nats_servers(self) -> list[str]:
+        """The servers of NATS_URL."""
+        return [url.strip() for url in self.nats_url.split(",") if url.strip()]
+
+    def masked(self) -> dict[str, str]:
+        """Every setting by its variable's name, secrets and credentials in URLs masked: safe to print."""
+        return {name.upper(): _shown(name, value) for name, value in self}
+
+
+def _shown(name: str, value: object) -> str:
+    if isinstance(value, SecretStr):
+        return masked_url(value.get_secret_value()) if name == "aichats_proxy" else "**********"
+    if name == "nats_url":
+        return masked_urls(str(value))
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return "" if value is None else str(value)
+
+
+def _is_server(url: str) -> bool:
+    try:
+        parts = urlsplit(url if "://" in url else f"nats://{url}")
+        _ = parts.port  # raises ValueError where the port is no number
+    except ValueError:
+        return False
+    return bool(parts.hostname) and "@" not in parts.path + parts.query + parts.fragment
+
+
+def check_proxy(url: str) -> None:
+    """Raise ValueError unless `url` is a proxy that the worker can use. The message never holds the URL."""
+    parts = _split(url)
+    if parts.scheme not in PROXY_SCHEMES:
+        raise ValueError(f"must start with one of {', '.join(f'{scheme}://' for scheme in PROXY_SCHEMES)}")
+    if not parts.hostname:
+        raise ValueError("must name a host")
+
+
+def _split(url: str) -> SplitResult:
+    """Split a URL; what Python says of one that it cannot split repeats parts of it, a password's too."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        raise ValueError("must be a URL whose host and port can be read; % and two digits stand for a sign") from None
+    return parts
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read the environment.
+
+    Args:
+        overrides: Settings by field name that win over the environment; for the demo and tests.
+
+    Raises:
+        SettingsError: One line for each rule that is broken.
+    """
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        lines = [_sentence(detail["loc"], detail["msg"]) for detail in error.errors()]
+        raise SettingsError("\n".join(lines)) from None
+
+
+def settings_without_environment(**values: Any) -> Settings:
+    """Make settings of `values` and the defaults alone; for the demo, which must not reach a real broker.
+
+    Raises:
+        pydantic.ValidationError: A value is wrong.
+    """
+    return _WithoutEnvironment(**values)
+
+
+class _WithoutEnvironment(Settings):
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - pydantic-settings passes all sources by name
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+
+def _sentence(loc: tuple[int | str, ...], message: str) -> str:
+    reason = message.removeprefix("Value error, ").removeprefix("Input should be ")
+    if not loc:
+        return f"{reason}."
+    reason = reason if reason.startswith("must") else f"must be {reason}"
+    return f"{str(loc[0]).upper()} {reason}."

@@ -1,0 +1,196 @@
+"""Metric names, log fields and the counters behind them, once. No label ever holds a subject, a tenant or an id."""
+
+import asyncio
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import structlog
+from faststream.prometheus import ConsumeAttrs, MetricsSettingsProvider, PrometheusMiddleware
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from aichats_worker.errors import Abandoned, Cancelled, HandedOver, WorkerError
+from aichats_worker.request.call import Call
+from aichats_worker.request.reply import Completed
+from aichats_worker.text import ascii_line
+
+log = structlog.get_logger("aichats_worker.request")
+
+DropReason = Literal["no_reply", "forbidden_reply"]
+CORRELATION_ID_MAX_CHARS = 128  # in the log; a header may be as long as a message
+
+DURATION_BUCKETS_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+
+
+@dataclass(slots=True)
+class Record:
+    """What is known of a request at its end."""
+
+    outcome: Completed | WorkerError | Abandoned | None = None
+
+    @property
+    def label(self) -> str:
+        """`done`, `gone`, `handed_over`, `lease_lost`, or the error's code."""
+        if isinstance(self.outcome, Completed):
+            return "done"
+        if isinstance(self.outcome, WorkerError):
+            return str(self.outcome.code)
+        return "internal" if self.outcome is None else self.outcome.label
+
+
+@dataclass(slots=True)
+class EndpointStats:
+    """What the services API says of one endpoint. Nanoseconds, as ADR-32 has them."""
+
+    num_requests: int = 0
+    num_errors: int = 0
+    last_error: str = ""
+    processing_time: int = 0
+
+
+class Telemetry:
+    """The worker's own few metrics and the counters of the services API."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.endpoints: dict[tuple[str, str], EndpointStats] = {}
+        self._requests = Counter(
+            "aichats_requests", "Requests by their end.", ("mode", "kind", "outcome"), registry=self.registry
+        )
+        self._duration = Histogram(
+            "aichats_request_duration_seconds",
+            "From receipt to end.",
+            ("mode", "kind"),
+            buckets=DURATION_BUCKETS_SECONDS,
+            registry=self.registry,
+        )
+        self._running = Gauge("aichats_requests_running", "Requests at work now.", ("kind",), registry=self.registry)
+        self._dropped = Counter(
+            "aichats_requests_dropped", "Requests that cannot be answered.", ("reason",), registry=self.registry
+        )
+
+    def watch_provider(self, working: Callable[[], bool]) -> None:
+        """Show whether the provider's circuit is closed."""
+        gauge = Gauge("aichats_provider_working", "0 while the provider is not asked.", registry=self.registry)
+        gauge.set_function(lambda: float(working()))
+
+    def watch_tasks(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Show how many tasks the event loop has: what a leak of them would be seen by."""
+        gauge = Gauge("aichats_event_loop_tasks", "Tasks of the event loop that are not done.", registry=self.registry)
+        gauge.set_function(lambda: len(asyncio.all_tasks(loop)))
+
+    @contextmanager
+    def request(self, call: Call) -> Iterator[Record]:
+        """Count and time a request. The caller sets the record's outcome."""
+        record = Record()
+        started = time.monotonic()
+        running = self._running.labels(call.kind)
+        running.inc()
+        try:
+            yield record
+        finally:
+            running.dec()
+            seconds = time.monotonic() - started
+            self._requests.labels(call.mode, call.kind, record.label).inc()
+            self._duration.labels(call.mode, call.kind).observe(seconds)
+            if not isinstance(record.outcome, HandedOver):
+                self._count(call, record, seconds)
+            log.info(
+                "request ended",
+                mode=call.mode,
+                kind=call.kind,
+                tenant=call.tenant if call.problem is None else None,
+                id=call.id,
+                attempt=call.attempt,
+                outcome=record.label,
+                seconds=round(seconds, 3),
+                correlation_id=_shown(call.headers.get("correlation_id")),
+            )
+
+    def _count(self, call: Call, record: Record, seconds: float) -> None:
+        stats = self.endpoints.setdefault((call.mode, call.kind), EndpointStats())
+        stats.num_requests += 1
+        stats.processing_time += int(seconds * 1e9)
+        if isinstance(record.outcome, WorkerError) and not isinstance(record.outcome, Cancelled):
+            stats.num_errors += 1
+            error = record.outcome
+            # Everybody may read it, and what is said of a wrong request names the requester's own fields.
+            stats.last_error = f"{error.number}:{error.message if error.number >= 500 else error.code}"
+
+    def dropped(self, call: Call, reason: DropReason) -> None:
+        """Count and log a request to which no answer may be published."""
+        self._dropped.labels(reason).inc()
+        log.warning("request dropped", mode=call.mode, kind=call.kind, id=call.id, reason=reason)
+
+    def dropped_control(self, what: Literal["cancel", "resume", "discovery"], reason: DropReason) -> None:
+        """Count and log a control request to which no answer may be published."""
+        self._dropped.labels(reason).inc()
+        log.warning("request dropped", mode=what, reason=reason)
+
+
+def _shown(correlation_id: str | None) -> str | None:
+    return None if correlation_id is None else ascii_line(correlation_id, CORRELATION_ID_MAX_CHARS)
+
+
+class _ByPattern(MetricsSettingsProvider[Any, Any]):
+    """Labels of FastStream's middleware: `<mode>.<kind>`, since a requester chooses the rest of the subject."""
+
+    messaging_system = "nats"
+
+    def __init__(self, prefix: str) -> None:
+        self._skipped = len(prefix) + 1
+
+    def get_consume_attrs_from_message(self, msg: Any) -> ConsumeAttrs:
+        mode, kind = msg.raw_message.subject[self._skipped :].split(".")[:2]
+        return {"destination_name": f"{mode}.{kind}", "message_size": len(msg.body), "messages_count": 1}
+
+    def get_publish_destination_name_from_cmd(self, cmd: Any) -> str:  # noqa: ARG002 - the worker publishes none
+        return "reply"
+
+
+def faststream_metrics(registry: CollectorRegistry, prefix: str) -> PrometheusMiddleware[Any, Any]:
+    """Make FastStream's Prometheus middleware with labels that stay few."""
+    provider = _ByPattern(prefix)
+    return PrometheusMiddleware(settings_provider_factory=lambda _: provider, registry=registry)
+
+
+def configure_logging(level: str, log_format: str) -> None:
+    """Send all logs, FastStream's and nats-py's too, to standard error as lines of JSON or for a terminal."""
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+    ]
+    console = log_format == "console" or (log_format == "auto" and sys.stderr.isatty())
+    renderer: Any = (
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+        if console
+        else structlog.processors.JSONRenderer()
+    )
+    if console:
+        shared.pop()  # the console renders exceptions by itself, without local variables: they hold prompts
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    faststream = logging.getLogger("faststream")  # comes with a handler and a level of its own
+    faststream.handlers.clear()
+    faststream.propagate = True
+    faststream.setLevel(max(root.level, logging.ERROR))  # below that it tells of its tasks, and what nats-py told us

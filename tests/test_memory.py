@@ -10,7 +10,7 @@ import pytest
 CHILD = """
 import re
 from pathlib import Path
-from aichats_worker.memory import give_memory_back
+from aichats_worker.service import give_memory_back
 
 def resident_mib():
     return int(re.search(r"VmRSS:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) // 1024

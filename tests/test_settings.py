@@ -5,7 +5,7 @@ import re
 import pytest
 
 from aichats_worker.settings import Settings, SettingsError, load_settings
-from aichats_worker.text import masked_urls
+from aichats_worker.urls import masked_urls
 from tests.processes import ROOT
 
 

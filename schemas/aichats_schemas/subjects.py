@@ -1,6 +1,7 @@
 """Every subject, header and stream name of the contract, once."""
 
 import re
+import uuid
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -11,10 +12,6 @@ PROTOCOL: Final = "ai.v1"
 QUEUE: Final = "ai-workers"
 SERVICE: Final = "ai-worker"
 KINDS: Final[tuple[Kind, ...]] = ("text", "image")
-
-JOBS_STREAM: Final = "AIJOBS"
-OUT_STREAM: Final = "AIOUT"
-DEAD_STREAM: Final = "AIDEAD"
 
 # Request headers, exact case.
 MSG_ID: Final = "Nats-Msg-Id"
@@ -52,11 +49,49 @@ def is_reply_subject(subject: str, *, tenant: str | None = None) -> bool:
     return tenant is None or subject.startswith(("_R_.", f"_INBOX.{tenant}."))
 
 
+def new_id() -> str:
+    """Make a request id that nobody else makes."""
+    return uuid.uuid4().hex
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyRule:
+    """Where the worker may publish at all (contract, section 5): one rule for replies, `reply_to` and control requests.
+
+    Attributes:
+        strict: An inbox must be the tenant's own.
+    """
+
+    strict: bool = False
+
+    def allows(self, subject: str, tenant: str) -> bool:
+        """Say whether something that is `tenant`'s may be published to `subject`."""
+        return is_reply_subject(subject, tenant=tenant if self.strict else None)
+
+
 @dataclass(frozen=True, slots=True)
 class Subjects:
-    """The subjects below one prefix. A tenant or id of `*` gives the pattern to subscribe to."""
+    """The subjects and streams below one prefix. A tenant or id of `*` gives the pattern to subscribe to."""
 
     prefix: str = PROTOCOL
+
+    @property
+    def jobs_stream(self) -> str:
+        """The work queue's stream."""
+        return self._stream("AIJOBS")
+
+    @property
+    def out_stream(self) -> str:
+        """The stream of the jobs' records."""
+        return self._stream("AIOUT")
+
+    @property
+    def dead_stream(self) -> str:
+        """The stream of the dead letters."""
+        return self._stream("AIDEAD")
+
+    def _stream(self, name: str) -> str:
+        return name if self.prefix == PROTOCOL else f"{name}_{self.prefix.replace('.', '_')}"
 
     def request(self, mode: Literal["req", "ask"], kind: Kind, tenant: str = "*") -> str:
         """Where a core request goes: `req` for a streamed reply, `ask` for one message."""

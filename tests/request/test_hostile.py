@@ -18,8 +18,9 @@ from hypothesis import settings as hypothesis_settings
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from aichats_schemas import Subjects, parse_event
+from aichats_schemas import parse_event
 from aichats_schemas.subjects import is_token
+from aichats_worker.broker.bus import Bus
 from aichats_worker.jobs.letters import DeadLetters
 from aichats_worker.simulator.server import Simulator
 from tests.conftest import SpawnWorker
@@ -111,7 +112,7 @@ class Scene:
         return resident_bytes(self.worker.process.pid)
 
     async def letters(self) -> list[dict[str, str]]:
-        letters = DeadLetters(self.nc, self.js, Subjects())
+        letters = DeadLetters(Bus(self.nc, self.js))
         return [letter.headers | {"id": letter.id} async for letter in letters.all()]
 
 
@@ -240,7 +241,7 @@ async def test_no_header_of_a_job_keeps_its_dead_letter_from_being_written(scene
     bad = Bad(1, "job", b"ai.v1.job.text.t.j1", b"", block, b"", INVALID)
     await scene.until(partial(scene.ended, bad), [bad])
     await check_jobs(scene, [bad])
-    letters = DeadLetters(scene.nc, scene.js, Subjects())
+    letters = DeadLetters(Bus(scene.nc, scene.js))
     (letter,) = [letter async for letter in letters.all()]
     await letters.retry(letter)  # also with a value that is not ASCII
     assert (letter.attempts, letter.id) == (1, "j1")

@@ -1,22 +1,18 @@
-"""The composition root: connects, wires and drains. The only place that knows all the others, and the settings."""
+"""The composition root: connects, wires and drains. The only place that knows all the others."""
 
 import asyncio
-import logging
-import os
-import signal
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import structlog
-from faststream.nats import NatsBroker
-from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js import JetStreamContext
 
-from aichats_schemas.subjects import Kind, Subjects
-from aichats_worker.broker.connecting import CONNECT_TIMEOUT_SECONDS, security
+from aichats_schemas.subjects import Kind, ReplyRule, Subjects
+from aichats_worker import wiring
+from aichats_worker.broker.bus import Bus
+from aichats_worker.broker.connecting import make_broker
 from aichats_worker.broker.discovery import Discovery
 from aichats_worker.broker.patches.reading import read_anything
 from aichats_worker.broker.patches.subscribing import settle
@@ -27,10 +23,7 @@ from aichats_worker.direct.subscribers import Core
 from aichats_worker.jobs.ending import Abandonments
 from aichats_worker.jobs.provision import Provisioner, ProvisionRefused
 from aichats_worker.jobs.subscribers import Jobs, Retries
-from aichats_worker.memory import give_memory_back
 from aichats_worker.provider import Provider
-from aichats_worker.provider.opening import open_provider
-from aichats_worker.request.call import Limits
 from aichats_worker.request.executor import Executor
 from aichats_worker.request.reply import Replies
 from aichats_worker.request.slots import Slots
@@ -41,10 +34,6 @@ from aichats_worker.web import Web
 
 log = structlog.get_logger(__name__)
 
-RECONNECT_WAIT_SECONDS = 1
-FLUSH_TIMEOUT_SECONDS = 5.0  # nats-py has none by default: a frozen server would block every publish
-PING_INTERVAL_SECONDS = 10  # with two unanswered pings, a frozen server is left after 30 s
-PENDING_MAX_BYTES = 16 * 1024 * 1024  # nats-py's 2 MiB hold two parts of an image while it reconnects
 CLOSE_TIMEOUT_SECONDS = 5.0
 CLOSED_REASON_MAX_CHARS = 200
 JETSTREAM_TIMEOUT_SECONDS = 5.0
@@ -62,8 +51,9 @@ class App:
     def __init__(self, settings: Settings, *, provider: Provider | None = None) -> None:
         self.settings = settings
         self.subjects = Subjects(settings.worker_subject_prefix)
+        self._rule = ReplyRule(strict=settings.worker_strict_tenant_inbox)
         self.telemetry = Telemetry()
-        self.provider = provider or open_provider(settings)
+        self.provider = provider or wiring.provider(settings)
         self.telemetry.watch_provider(lambda: self.provider.working)
         self.replies = Replies(settings.worker_keepalive_seconds)
         self.slots: dict[Kind, Slots] = {
@@ -74,21 +64,21 @@ class App:
         self.executor = Executor(
             provider=self.provider,
             replies=self.replies,
-            limits=Limits(
-                prompt_max_chars=settings.worker_prompt_max_chars,
-                messages_max=settings.worker_messages_max,
-                timeout_seconds_max=settings.worker_timeout_seconds_max,
-                allow_proxy=settings.worker_allow_request_proxy,
-            ),
+            limits=wiring.limits(settings),
             slots=self.slots,
             telemetry=self.telemetry,
         )
-        self.broker = _broker(settings, self.telemetry, on_reconnect=self.admission.again, on_closed=self._closed)
+        self.broker = make_broker(
+            wiring.access(settings),
+            middlewares=[faststream_metrics(self.telemetry.registry, self.subjects.prefix)],
+            on_reconnect=self.admission.again,
+            on_closed=self._closed,
+        )
         self._core = Core(
             self.executor,
             self.telemetry,
             elsewhere=self.admission.elsewhere,
-            strict_tenant_inbox=settings.worker_strict_tenant_inbox,
+            rule=self._rule,
         )
         self._core_subscribers = self._core.subscribe(self.broker, self.subjects)
         self.web = Web(self.broker, self.telemetry.registry, live=self._live, ready=self._ready)
@@ -115,29 +105,22 @@ class App:
         )
         await discovery.start(nc)
         max_deliver = self.settings.worker_max_deliver if self.settings.worker_jobs else 0
-        await Cancels(
-            nc,
-            self.executor,
-            self.subjects,
-            self.telemetry,
-            max_deliver=max_deliver,
-            strict_tenant_inbox=self.settings.worker_strict_tenant_inbox,
-        ).start()
+        bus = Bus(nc, nc.jetstream(timeout=JETSTREAM_TIMEOUT_SECONDS), self.subjects, self._rule)
+        await Cancels(bus, self.executor, self.telemetry, max_deliver=max_deliver).start()
         await self.broker.start()
         await self.admission.start(nc, self._core_subscribers, partial(self._core.accept, has_slot=True))
         await settle(nc)  # broker.start() returns before the server has the subscriptions
         self._subscribed = True
         if self.settings.worker_jobs:
-            self._starting_jobs = asyncio.create_task(self._start_jobs(nc), name="start-jobs")
+            self._starting_jobs = asyncio.create_task(self._start_jobs(bus), name="start-jobs")
         log.info("ready", instance=discovery.id, prefix=self.subjects.prefix, max_payload=nc.max_payload)
 
-    async def _start_jobs(self, nc: Client) -> None:
+    async def _start_jobs(self, bus: Bus) -> None:
         """Serve jobs as soon as JetStream lets us; core requests are served meanwhile."""
-        js = nc.jetstream(timeout=JETSTREAM_TIMEOUT_SECONDS)
         while self.jobs is None:
             try:
-                await self._provision(js)
-                self.jobs = await self._open_jobs(nc, js)
+                await self._provision(bus.js)
+                self.jobs = await self._open_jobs(bus)
             except ProvisionRefused as error:
                 log.error("jobs are not served: their streams differ from what is wanted", changes=str(error))  # noqa: TRY400 - the changes say it all
                 return
@@ -147,34 +130,18 @@ class App:
                 await asyncio.sleep(JETSTREAM_RETRY_SECONDS)
         log.info("jobs are served")
 
-    async def _open_jobs(self, nc: Client, js: JetStreamContext) -> Jobs:
+    async def _open_jobs(self, bus: Bus) -> Jobs:
         settings = self.settings
         retries = Retries(
-            settings.worker_max_deliver, settings.worker_retry_base_seconds, settings.worker_retry_max_seconds
+            settings.worker_max_deliver,
+            settings.worker_ack_wait_seconds,
+            settings.worker_retry_base_seconds,
+            settings.worker_retry_max_seconds,
         )
-        jobs = Jobs(
-            nc,
-            js,
-            executor=self.executor,
-            slots=self.slots,
-            subjects=self.subjects,
-            telemetry=self.telemetry,
-            retries=retries,
-            ack_wait_seconds=settings.worker_ack_wait_seconds,
-            strict_tenant_inbox=settings.worker_strict_tenant_inbox,
-        )
-        self._resumes = Resumes(
-            nc,
-            js,
-            self.replies,
-            self.subjects,
-            self.telemetry,
-            strict_tenant_inbox=settings.worker_strict_tenant_inbox,
-        )
+        jobs = Jobs(bus, executor=self.executor, slots=self.slots, telemetry=self.telemetry, retries=retries)
+        self._resumes = Resumes(bus, self.replies, self.telemetry)
         await self._resumes.start()
-        await Abandonments(
-            nc, js, jobs.letters, self.subjects, strict_tenant_inbox=settings.worker_strict_tenant_inbox
-        ).start()
+        await Abandonments(bus, jobs.letters).start()
         await jobs.subscribe(self.broker, settings.nats_inbox_prefix)
         return jobs
 
@@ -255,71 +222,3 @@ class App:
             "draining": self._draining,
             "provider_working": self.provider.working,
         }
-
-
-async def serve(settings: Settings) -> int:
-    """Run a worker until SIGTERM or SIGINT. Returns the exit status: 1 where a request was cut off, else 0."""
-    give_memory_back()
-    app = App(settings)
-    stop = asyncio.Event()
-
-    def on_signal(number: signal.Signals) -> None:
-        if stop.is_set():
-            os._exit(128 + number)  # the second signal means now
-        log.info("stopping", signal=number.name, drain_timeout_seconds=settings.worker_drain_timeout_seconds)
-        stop.set()
-
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal, number)
-    starting = asyncio.create_task(app.start(), name="start")
-    stopping = asyncio.create_task(stop.wait(), name="stop")
-    await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    if starting.done() and starting.exception() is None:
-        await stopping
-    stopping.cancel()
-    starting.cancel()
-    cut = await app.drain()
-    if starting.done() and not starting.cancelled() and (error := starting.exception()) is not None:
-        raise error
-    log.info("stopped", cut_off=cut)
-    return 1 if cut else 0
-
-
-def _broker(
-    settings: Settings, telemetry: Telemetry, *, on_reconnect: Callable[[], object], on_closed: Callable[[], object]
-) -> NatsBroker:
-    async def on_error(error: Exception) -> None:
-        log.warning("nats", error=str(error) or type(error).__name__)
-
-    async def on_disconnect() -> None:
-        log.info("nats disconnected")
-
-    async def on_reconnected() -> None:
-        log.info("nats reconnected")
-        on_reconnect()
-
-    async def on_close() -> None:
-        on_closed()
-
-    return NatsBroker(
-        settings.nats_servers,
-        name="ai-worker",
-        security=security(settings),
-        error_cb=on_error,
-        disconnected_cb=on_disconnect,
-        reconnected_cb=on_reconnected,
-        closed_cb=on_close,
-        connect_timeout=CONNECT_TIMEOUT_SECONDS,
-        reconnect_time_wait=RECONNECT_WAIT_SECONDS,
-        max_reconnect_attempts=-1,  # with nats-py's 60 attempts it would close for good, which nothing mends
-        ping_interval=PING_INTERVAL_SECONDS,
-        pending_size=PENDING_MAX_BYTES,
-        flush_timeout=FLUSH_TIMEOUT_SECONDS,
-        inbox_prefix=settings.nats_inbox_prefix,
-        graceful_timeout=1.0,  # handlers return at once; the executor has its own drain
-        apply_types=False,  # the decoder has made the value already, and each injected parameter is a thread hop
-        middlewares=[faststream_metrics(telemetry.registry, settings.worker_subject_prefix)],
-        logger=logging.getLogger("faststream"),
-        log_level=logging.DEBUG,
-    )

@@ -1,14 +1,12 @@
 """The worker's settings: environment variables, read once, one sentence per rule (contract, section 11)."""
 
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from aichats_worker.text import masked_url, masked_urls
-
-PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
+from aichats_worker.urls import check_proxy, masked_url, masked_urls, split_url
 
 
 class SettingsError(Exception):
@@ -113,7 +111,7 @@ class Settings(BaseSettings):
     @field_validator("aichats_url")
     @classmethod
     def _origin(cls, url: str) -> str:
-        parts = _split(url)
+        parts = split_url(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.query:
             raise ValueError("must be an origin such as https://ai-chats.org, without a path")
         if parts.username or parts.password:
@@ -123,7 +121,7 @@ class Settings(BaseSettings):
     @field_validator("openai_base_url")
     @classmethod
     def _base_url(cls, url: str) -> str:
-        parts = _split(url)
+        parts = split_url(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
             raise ValueError("must be a URL such as http://127.0.0.1:11434/v1")
         if parts.username or parts.password:
@@ -190,25 +188,6 @@ def _is_server(url: str) -> bool:
     except ValueError:
         return False
     return bool(parts.hostname) and "@" not in parts.path + parts.query + parts.fragment
-
-
-def check_proxy(url: str) -> None:
-    """Raise ValueError unless `url` is a proxy that the worker can use. The message never holds the URL."""
-    parts = _split(url)
-    if parts.scheme not in PROXY_SCHEMES:
-        raise ValueError(f"must start with one of {', '.join(f'{scheme}://' for scheme in PROXY_SCHEMES)}")
-    if not parts.hostname:
-        raise ValueError("must name a host")
-
-
-def _split(url: str) -> SplitResult:
-    """Split a URL; what Python says of one that it cannot split repeats parts of it, a password's too."""
-    try:
-        parts = urlsplit(url)
-        _ = parts.port
-    except ValueError:
-        raise ValueError("must be a URL whose host and port can be read; % and two digits stand for a sign") from None
-    return parts
 
 
 def load_settings(**overrides: Any) -> Settings:

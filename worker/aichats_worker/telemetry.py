@@ -13,9 +13,8 @@ import structlog
 from faststream.prometheus import ConsumeAttrs, MetricsSettingsProvider, PrometheusMiddleware
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from aichats_schemas.subjects import Kind, Mode
 from aichats_worker.errors import Abandoned, Cancelled, HandedOver, WorkerError
-from aichats_worker.request.call import Call
-from aichats_worker.request.reply import Completed
 from aichats_worker.text import ascii_line
 
 log = structlog.get_logger("aichats_worker.request")
@@ -28,18 +27,35 @@ DURATION_BUCKETS_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 30
 
 @dataclass(slots=True)
 class Record:
-    """What is known of a request at its end."""
+    """What is known of a request: whose it is, and at its end how it ended.
 
-    outcome: Completed | WorkerError | Abandoned | None = None
+    Attributes:
+        mode: `req`, `ask` or `job`.
+        kind: `text` or `image`.
+        tenant: None where the subject held none.
+        id: The request's id.
+        attempt: 1 in core.
+        correlation_id: The requester's own, or None.
+        outcome: `done`, `gone`, `handed_over`, `lease_lost`, or the error's code.
+        error: What the requester was told, or None.
+    """
 
-    @property
-    def label(self) -> str:
-        """`done`, `gone`, `handed_over`, `lease_lost`, or the error's code."""
-        if isinstance(self.outcome, Completed):
-            return "done"
-        if isinstance(self.outcome, WorkerError):
-            return str(self.outcome.code)
-        return "internal" if self.outcome is None else self.outcome.label
+    mode: Mode
+    kind: Kind
+    tenant: str | None
+    id: str
+    attempt: int
+    correlation_id: str | None
+    outcome: str = "internal"
+    error: WorkerError | None = None
+
+    def ended(self, outcome: object) -> None:
+        """Take note of what came of it: a WorkerError, an Abandoned, or an answer."""
+        self.error = outcome if isinstance(outcome, WorkerError) else None
+        if isinstance(outcome, WorkerError):
+            self.outcome = str(outcome.code)
+        else:
+            self.outcome = outcome.label if isinstance(outcome, Abandoned) else "done"
 
 
 @dataclass(slots=True)
@@ -84,47 +100,46 @@ class Telemetry:
         gauge.set_function(lambda: len(asyncio.all_tasks(loop)))
 
     @contextmanager
-    def request(self, call: Call) -> Iterator[Record]:
-        """Count and time a request. The caller sets the record's outcome."""
-        record = Record()
+    def request(self, record: Record) -> Iterator[None]:
+        """Count and time a request. The caller tells the record how it ended."""
         started = time.monotonic()
-        running = self._running.labels(call.kind)
+        running = self._running.labels(record.kind)
         running.inc()
         try:
-            yield record
+            yield
         finally:
             running.dec()
             seconds = time.monotonic() - started
-            self._requests.labels(call.mode, call.kind, record.label).inc()
-            self._duration.labels(call.mode, call.kind).observe(seconds)
-            if not isinstance(record.outcome, HandedOver):
-                self._count(call, record, seconds)
+            self._requests.labels(record.mode, record.kind, record.outcome).inc()
+            self._duration.labels(record.mode, record.kind).observe(seconds)
+            if record.outcome != HandedOver.label:
+                self._count(record, seconds)
             log.info(
                 "request ended",
-                mode=call.mode,
-                kind=call.kind,
-                tenant=call.tenant if call.problem is None else None,
-                id=call.id,
-                attempt=call.attempt,
-                outcome=record.label,
+                mode=record.mode,
+                kind=record.kind,
+                tenant=record.tenant,
+                id=record.id,
+                attempt=record.attempt,
+                outcome=record.outcome,
                 seconds=round(seconds, 3),
-                correlation_id=_shown(call.headers.get("correlation_id")),
+                correlation_id=_shown(record.correlation_id),
             )
 
-    def _count(self, call: Call, record: Record, seconds: float) -> None:
-        stats = self.endpoints.setdefault((call.mode, call.kind), EndpointStats())
+    def _count(self, record: Record, seconds: float) -> None:
+        stats = self.endpoints.setdefault((record.mode, record.kind), EndpointStats())
         stats.num_requests += 1
         stats.processing_time += int(seconds * 1e9)
-        if isinstance(record.outcome, WorkerError) and not isinstance(record.outcome, Cancelled):
+        error = record.error
+        if error is not None and not isinstance(error, Cancelled):
             stats.num_errors += 1
-            error = record.outcome
             # Everybody may read it, and what is said of a wrong request names the requester's own fields.
             stats.last_error = f"{error.number}:{error.message if error.number >= 500 else error.code}"
 
-    def dropped(self, call: Call, reason: DropReason) -> None:
+    def dropped(self, record: Record, reason: DropReason) -> None:
         """Count and log a request to which no answer may be published."""
         self._dropped.labels(reason).inc()
-        log.warning("request dropped", mode=call.mode, kind=call.kind, id=call.id, reason=reason)
+        log.warning("request dropped", mode=record.mode, kind=record.kind, id=record.id, reason=reason)
 
     def dropped_control(self, what: Literal["cancel", "resume", "discovery"], reason: DropReason) -> None:
         """Count and log a control request to which no answer may be published."""

@@ -1,68 +1,154 @@
-"""How to reach the broker: the NATS settings, as FastStream and as nats-py take them."""
+"""How to reach the broker: who the worker is there, and how it comes back."""
 
+import logging
 import ssl
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 import nats
+import structlog
+from faststream.nats import NatsBroker
 from faststream.nats.security import NatsCredentials, NatsNKey, NatsSecurity, NatsToken, NatsUserPassword
 from nats.aio.client import Client
 
-from aichats_worker.settings import Settings
+log = structlog.get_logger(__name__)
 
-CONNECT_TIMEOUT_SECONDS = 5
+CONNECT_TIMEOUT_SECONDS: Final = 5
+RECONNECT_WAIT_SECONDS: Final = 1
+FLUSH_TIMEOUT_SECONDS: Final = 5.0  # nats-py has none by default: a frozen server would block every publish
+PING_INTERVAL_SECONDS: Final = 10  # with two unanswered pings, a frozen server is left after 30 s
+PENDING_MAX_BYTES: Final = 16 * 1024 * 1024  # nats-py's 2 MiB hold two parts of an image while it reconnects
 
 
-def security(settings: Settings) -> NatsSecurity | None:
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Which servers, and who we are there. The files are paths.
+
+    Attributes:
+        servers: URLs, at least one.
+        creds: A credentials file.
+        nkey: An nkey seed file.
+        user: Goes with password.
+        password: Goes with user.
+        token: In place of a user.
+        ca: The bundle that signs the servers' certificates.
+        cert: The client's certificate; goes with key.
+        key: The certificate's key.
+        inbox_prefix: Of our own inboxes.
+    """
+
+    servers: Sequence[str] = field(repr=False)
+    creds: str | None = None
+    nkey: str | None = None
+    user: str | None = None
+    password: str | None = field(default=None, repr=False)
+    token: str | None = field(default=None, repr=False)
+    ca: str | None = None
+    cert: str | None = None
+    key: str | None = None
+    inbox_prefix: str = "_INBOX"
+
+
+def security(access: Access) -> NatsSecurity | None:
     """Return what the worker authenticates with; None for nothing."""
-    context = tls(settings)
-    if settings.nats_creds:
-        return NatsCredentials(settings.nats_creds, ssl_context=context)
-    if settings.nats_nkey:
-        return NatsNKey.from_file(settings.nats_nkey, ssl_context=context)
-    if settings.nats_user and settings.nats_password:
-        return NatsUserPassword(settings.nats_user, settings.nats_password.get_secret_value(), ssl_context=context)
-    if settings.nats_token:
-        return NatsToken(settings.nats_token.get_secret_value(), ssl_context=context)
+    context = tls(access)
+    if access.creds:
+        return NatsCredentials(access.creds, ssl_context=context)
+    if access.nkey:
+        return NatsNKey.from_file(access.nkey, ssl_context=context)
+    if access.user and access.password:
+        return NatsUserPassword(access.user, access.password, ssl_context=context)
+    if access.token:
+        return NatsToken(access.token, ssl_context=context)
     return NatsSecurity(ssl_context=context) if context else None
 
 
-def tls(settings: Settings) -> ssl.SSLContext | None:
-    """Return the TLS context that the settings ask for; None for a plain connection."""
-    secure = any(url.startswith(("tls://", "wss://")) for url in settings.nats_servers)
-    if not (settings.nats_ca or settings.nats_cert or secure):
+def tls(access: Access) -> ssl.SSLContext | None:
+    """Return the TLS context that is asked for; None for a plain connection."""
+    secure = any(url.startswith(("tls://", "wss://")) for url in access.servers)
+    if not (access.ca or access.cert or secure):
         return None
-    context = ssl.create_default_context(cafile=settings.nats_ca)
-    if settings.nats_cert:
-        context.load_cert_chain(settings.nats_cert, settings.nats_key)
+    context = ssl.create_default_context(cafile=access.ca)
+    if access.cert:
+        context.load_cert_chain(access.cert, access.key)
     return context
 
 
-async def connect(settings: Settings) -> Client:
+def make_broker(
+    access: Access, *, middlewares: Sequence[Any], on_reconnect: Callable[[], object], on_closed: Callable[[], object]
+) -> NatsBroker:
+    """Make FastStream's broker for a worker: it comes back whatever happens. Nothing is connected yet.
+
+    Args:
+        access: The servers, and who we are.
+        middlewares: FastStream's.
+        on_reconnect: Called after each reconnect.
+        on_closed: Called when the connection is closed, by us or for good.
+    """
+
+    async def on_error(error: Exception) -> None:
+        log.warning("nats", error=str(error) or type(error).__name__)
+
+    async def on_disconnect() -> None:
+        log.info("nats disconnected")
+
+    async def on_reconnected() -> None:
+        log.info("nats reconnected")
+        on_reconnect()
+
+    async def on_close() -> None:
+        on_closed()
+
+    return NatsBroker(
+        list(access.servers),
+        name="ai-worker",
+        security=security(access),
+        error_cb=on_error,
+        disconnected_cb=on_disconnect,
+        reconnected_cb=on_reconnected,
+        closed_cb=on_close,
+        connect_timeout=CONNECT_TIMEOUT_SECONDS,
+        reconnect_time_wait=RECONNECT_WAIT_SECONDS,
+        max_reconnect_attempts=-1,  # with nats-py's 60 attempts it would close for good, which nothing mends
+        ping_interval=PING_INTERVAL_SECONDS,
+        pending_size=PENDING_MAX_BYTES,
+        flush_timeout=FLUSH_TIMEOUT_SECONDS,
+        inbox_prefix=access.inbox_prefix,
+        graceful_timeout=1.0,  # handlers return at once; the executor has its own drain
+        apply_types=False,  # the decoder has made the value already, and each injected parameter is a thread hop
+        middlewares=middlewares,
+        logger=logging.getLogger("faststream"),
+        log_level=logging.DEBUG,
+    )
+
+
+async def connect(access: Access) -> Client:
     """Connect once, for a command; it does not come back after a failure.
 
     Raises:
         OSError, nats.errors.Error: The broker cannot be reached, or refuses.
     """
     options: dict[str, Any] = {
-        "user_credentials": settings.nats_creds,
-        "nkeys_seed": settings.nats_nkey,
-        "user": settings.nats_user,
-        "password": settings.nats_password.get_secret_value() if settings.nats_password else None,
-        "token": settings.nats_token.get_secret_value() if settings.nats_token else None,
-        "tls": tls(settings),
+        "user_credentials": access.creds,
+        "nkeys_seed": access.nkey,
+        "user": access.user,
+        "password": access.password,
+        "token": access.token,
+        "tls": tls(access),
     }
 
     async def quiet(_: Exception) -> None:
         """What fails is raised; nats-py would print it as well."""
 
     return await nats.connect(
-        settings.nats_servers,
+        list(access.servers),
         name="aichats-worker command",
         allow_reconnect=False,
         max_reconnect_attempts=1,  # nats-py counts the first attempt as well, and would make sixty
         reconnect_time_wait=0,
         connect_timeout=CONNECT_TIMEOUT_SECONDS,
-        inbox_prefix=settings.nats_inbox_prefix,
+        inbox_prefix=access.inbox_prefix,
         error_cb=quiet,
         **{name: value for name, value in options.items() if value is not None},
     )

@@ -16,9 +16,9 @@ import aichats_client
 from aichats_client import Answer, ClientError
 from aichats_schemas.events import Error, StreamEvent
 from aichats_schemas.requests import ImageRequest, TextRequest
-from aichats_schemas.subjects import Kind, Subjects
+from aichats_schemas.subjects import Kind, Subjects, new_id
+from aichats_worker import wiring
 from aichats_worker.broker.connecting import connect
-from aichats_worker.request.call import new_id
 from aichats_worker.settings import Settings
 
 SUFFIXES = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp", "image/gif": "gif", "image/avif": "avif"}
@@ -92,7 +92,7 @@ class Asker:
 
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[Client]:
-        nc = await connect(self.settings)
+        nc = await connect(wiring.access(self.settings))
         try:
             yield nc
         finally:

@@ -9,13 +9,14 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
 
-from aichats_schemas.subjects import JOBS_STREAM, KINDS, SERVICE
+from aichats_schemas.subjects import KINDS, SERVICE, Subjects
+from aichats_worker import wiring
 from aichats_worker.broker.connecting import connect
 from aichats_worker.errors import WorkerError
 from aichats_worker.jobs.provision import consumer_name
 from aichats_worker.provider.reach import reach
 from aichats_worker.settings import Settings
-from aichats_worker.text import masked_urls
+from aichats_worker.urls import masked_urls
 
 WORKERS_WAIT_SECONDS = 0.5
 JETSTREAM_TIMEOUT_SECONDS = 2.0
@@ -65,7 +66,7 @@ async def examine(settings: Settings, defaults: Settings) -> Report:
 async def _nats(settings: Settings) -> list[Finding]:
     where = masked_urls(settings.nats_url)
     try:
-        nc = await connect(settings)
+        nc = await connect(wiring.access(settings))
     except (OSError, NatsError) as error:
         reason = str(error).removeprefix("nats: ") or type(error).__name__
         return [Finding("nats", False, f"{where} does not answer ({reason}): start a server or set NATS_URL")]
@@ -86,7 +87,11 @@ async def _jetstream(nc: Client, settings: Settings) -> Finding:
     try:
         await js.account_info()
     except NatsError:
-        if settings.worker_jobs and not settings.worker_jobs_provision and await _may_serve_jobs(js):
+        if (
+            settings.worker_jobs
+            and not settings.worker_jobs_provision
+            and await _may_serve_jobs(js, settings.worker_subject_prefix)
+        ):
             return Finding("jetstream", True, "is on, and the jobs' consumers are there for this user")
         if settings.worker_jobs:
             return Finding("jetstream", False, "is off, or not for this user: jobs need it; or set WORKER_JOBS=off")
@@ -94,11 +99,11 @@ async def _jetstream(nc: Client, settings: Settings) -> Finding:
     return Finding("jetstream", True, "is on")
 
 
-async def _may_serve_jobs(js: JetStreamContext) -> bool:
+async def _may_serve_jobs(js: JetStreamContext, prefix: str) -> bool:
     """Look at what a worker with the least rights may see (docs/rights.md)."""
     try:
         for kind in KINDS:
-            await js.consumer_info(JOBS_STREAM, consumer_name(kind))
+            await js.consumer_info(Subjects(prefix).jobs_stream, consumer_name(kind))
     except NatsError:
         return False
     return True

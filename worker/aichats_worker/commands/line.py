@@ -45,7 +45,7 @@ def about() -> None:
 @app.command()
 def run() -> None:
     """Run a worker until SIGTERM or SIGINT."""
-    from aichats_worker.app import serve
+    from aichats_worker.service import serve
     from aichats_worker.telemetry import configure_logging
 
     settings = _settings()

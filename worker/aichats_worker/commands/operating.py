@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from aichats_schemas.subjects import Subjects
+from aichats_worker import wiring
+from aichats_worker.broker.bus import Bus
 from aichats_worker.broker.connecting import connect
 from aichats_worker.commands.asking import Refused
 from aichats_worker.jobs.letters import DeadLetter, DeadLetters
@@ -23,7 +25,7 @@ JETSTREAM_TIMEOUT_SECONDS = 5.0
 
 @asynccontextmanager
 async def _jetstream(settings: Settings) -> AsyncIterator[tuple[Client, JetStreamContext]]:
-    nc = await connect(settings)
+    nc = await connect(wiring.access(settings))
     try:
         yield nc, nc.jetstream(timeout=JETSTREAM_TIMEOUT_SECONDS)
     finally:
@@ -33,7 +35,7 @@ async def _jetstream(settings: Settings) -> AsyncIterator[tuple[Client, JetStrea
 @asynccontextmanager
 async def _letters(settings: Settings) -> AsyncIterator[DeadLetters]:
     async with _jetstream(settings) as (nc, js):
-        yield DeadLetters(nc, js, Subjects(settings.worker_subject_prefix))
+        yield DeadLetters(Bus(nc, js, Subjects(settings.worker_subject_prefix)))
 
 
 async def provision(settings: Settings, limits: Limits, *, dry_run: bool) -> list[str]:

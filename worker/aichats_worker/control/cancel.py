@@ -4,14 +4,14 @@ from typing import Final
 
 import orjson
 import structlog
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
-from aichats_schemas.subjects import JOBS_STREAM, KINDS, QUEUE, REPLY_TO, Subjects, is_reply_subject, is_token
+from aichats_schemas.subjects import KINDS, QUEUE, REPLY_TO, is_token
+from aichats_worker.broker.bus import Bus
 from aichats_worker.errors import Cancelled
 from aichats_worker.jobs.ending import publish_end, queued_call
 from aichats_worker.request.executor import Executor
@@ -32,36 +32,30 @@ class Cancels:
     into the queue.
 
     Args:
-        nc: The connection.
+        bus: How the workers, and the queue, are asked.
         executor: What runs at home.
-        subjects: Below the worker's prefix.
         telemetry: Counts what cannot be answered.
         max_deliver: The job consumers', or 0 where there is no queue to look into.
-        strict_tenant_inbox: An inbox must be the tenant's own.
     """
 
     def __init__(
         self,
-        nc: Client,
+        bus: Bus,
         executor: Executor,
-        subjects: Subjects,
         telemetry: Telemetry,
         *,
         max_deliver: int,
-        strict_tenant_inbox: bool,
     ) -> None:
-        self._nc = nc
-        self._js: JetStreamContext | None = nc.jetstream(timeout=STREAM_TIMEOUT_SECONDS) if max_deliver else None
+        self._bus = bus
+        self._js: JetStreamContext | None = bus.nc.jetstream(timeout=STREAM_TIMEOUT_SECONDS) if max_deliver else None
         self._max_deliver = max_deliver
         self._executor = executor
-        self._subjects = subjects
         self._telemetry = telemetry
-        self._strict = strict_tenant_inbox
 
     async def start(self) -> None:
         """Subscribe."""
-        await self._nc.subscribe(self._subjects.internal("cancel", "*", "*"), cb=self._asked)
-        await self._nc.subscribe(self._subjects.cancel(), queue=QUEUE, cb=self._requested)
+        await self._bus.nc.subscribe(self._bus.subjects.internal("cancel", "*", "*"), cb=self._asked)
+        await self._bus.nc.subscribe(self._bus.subjects.cancel(), queue=QUEUE, cb=self._requested)
 
     async def _asked(self, message: Msg) -> None:
         """Another worker asks: only the runner answers."""
@@ -73,7 +67,7 @@ class Cancels:
         tenant, request_id = message.subject.split(".")[-2:]
         # Without a reply it may be no request: JetStream acknowledges a job to whatever subject its submitter names as
         # the reply, past all permissions, and this one as well.
-        if not is_reply_subject(message.reply, tenant=tenant if self._strict else None):
+        if not self._bus.rule.allows(message.reply, tenant):
             self._telemetry.dropped_control("cancel", "forbidden_reply" if message.reply else "no_reply")
             return
         try:
@@ -93,9 +87,9 @@ class Cancels:
         return True
 
     async def _by_another(self, tenant: str, request_id: str) -> bool:
-        subject = self._subjects.internal("cancel", tenant, request_id)
+        subject = self._bus.subjects.internal("cancel", tenant, request_id)
         try:
-            await self._nc.request(subject, b"", timeout=OTHERS_TIMEOUT_SECONDS)
+            await self._bus.nc.request(subject, b"", timeout=OTHERS_TIMEOUT_SECONDS)
         except (NatsTimeoutError, TimeoutError):
             return False
         return True
@@ -104,14 +98,15 @@ class Cancels:
         """Take a job out of the queue that waits there, for its first attempt or for the next one, and end it."""
         for kind in KINDS:
             try:
-                message = await js.get_msg(JOBS_STREAM, subject=self._subjects.job(kind, tenant, request_id))
+                message = await js.get_msg(
+                    self._bus.subjects.jobs_stream, subject=self._bus.subjects.job(kind, tenant, request_id)
+                )
             except NotFoundError:
                 continue
-            await js.delete_msg(JOBS_STREAM, int(message.seq or 0))
+            await js.delete_msg(self._bus.subjects.jobs_stream, int(message.seq or 0))
             # Above every attempt whose events an inbox may have had: there nobody can look up which was the last.
             attempt = self._max_deliver if REPLY_TO in (message.headers or {}) else 1
-            call = queued_call(message, self._subjects, attempt=attempt)
-            out_subject = self._subjects.out(tenant, request_id)
-            await publish_end(self._nc, js, call, CANCELLED, out_subject=out_subject, strict_tenant_inbox=self._strict)
+            call = queued_call(message, self._bus.subjects, attempt=attempt)
+            await publish_end(self._bus, call, CANCELLED)
             return True
         return False

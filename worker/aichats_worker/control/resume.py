@@ -7,26 +7,16 @@ from typing import Final
 
 import orjson
 import structlog
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
-from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from aichats_schemas.subjects import (
-    JOBS_STREAM,
-    KINDS,
-    OUT_STREAM,
-    QUEUE,
-    REPLY_TO,
-    Subjects,
-    is_reply_subject,
-    is_token,
-)
+from aichats_schemas.subjects import KINDS, QUEUE, REPLY_TO, is_token, new_id
+from aichats_worker.broker.bus import Bus
 from aichats_worker.errors import Abandoned, Internal, InvalidRequest, Overloaded, RequesterGone, WorkerError
 from aichats_worker.jobs.ending import last_point
-from aichats_worker.request.call import Call, new_id
+from aichats_worker.request.call import Call
 from aichats_worker.request.reply import Replies, Reply
 from aichats_worker.telemetry import Telemetry
 
@@ -60,35 +50,20 @@ class Resumes:
     """Serves resume requests.
 
     Args:
-        nc: The connection.
-        js: JetStream on it.
+        bus: Where the records are.
         replies: Notices requesters that went away.
-        subjects: Below the worker's prefix.
         telemetry: Counts what cannot be answered.
-        strict_tenant_inbox: An inbox must be the tenant's own.
     """
 
-    def __init__(
-        self,
-        nc: Client,
-        js: JetStreamContext,
-        replies: Replies,
-        subjects: Subjects,
-        telemetry: Telemetry,
-        *,
-        strict_tenant_inbox: bool,
-    ) -> None:
-        self._nc = nc
-        self._js = js
+    def __init__(self, bus: Bus, replies: Replies, telemetry: Telemetry) -> None:
+        self._bus = bus
         self._replies = replies
-        self._subjects = subjects
         self._telemetry = telemetry
-        self._strict = strict_tenant_inbox
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Subscribe."""
-        await self._nc.subscribe(self._subjects.resume(), queue=QUEUE, cb=self._requested)
+        await self._bus.nc.subscribe(self._bus.subjects.resume(), queue=QUEUE, cb=self._requested)
 
     async def stop(self) -> None:
         """Cut the replies that are under way: their requesters ask another worker."""
@@ -99,7 +74,7 @@ class Resumes:
 
     async def _requested(self, message: Msg) -> None:
         tenant = message.subject.rpartition(".")[2]
-        if not is_reply_subject(message.reply, tenant=tenant if self._strict else None):
+        if not self._bus.rule.allows(message.reply, tenant):
             self._telemetry.dropped_control("resume", "forbidden_reply" if message.reply else "no_reply")
             return
         task = asyncio.create_task(self._serve(message, tenant), name="resume")
@@ -140,7 +115,7 @@ class Resumes:
         return request
 
     async def _forward(self, reply: Reply, tenant: str, request: ResumeRequest) -> None:
-        subject = self._subjects.out(tenant, request.id)
+        subject = self._bus.subjects.out(tenant, request.id)
         last = (request.after.attempt, request.after.seq) if request.after else (0, -1)
         live: asyncio.Queue[Stored] = asyncio.Queue()
 
@@ -148,7 +123,7 @@ class Resumes:
             await live.put((message.data, message.headers))
 
         # Live first, stored second: what is published in between comes twice, and (attempt, seq) tells.
-        subscription = await self._nc.subscribe(subject, cb=heard)
+        subscription = await self._bus.nc.subscribe(subject, cb=heard)
         try:
             async with aclosing(self._events(subject, tenant, request.id, live)) as events:
                 async for payload, headers in events:
@@ -193,14 +168,16 @@ class Resumes:
 
     async def _check_still_there(self, subject: str, tenant: str, request_id: str) -> None:
         """Give up where the job has gone without an end that was heard: its sentinel is stored, or it is nowhere."""
-        if (await last_point(self._js, subject)).ended or not await self._queued(tenant, request_id):
+        if (await last_point(self._bus, subject)).ended or not await self._queued(tenant, request_id):
             raise RequesterGone
 
     async def _stored(self, subject: str) -> AsyncGenerator[Stored, None]:
         seq = 1
         while True:
             try:
-                message = await self._js.get_msg(OUT_STREAM, seq=seq, subject=subject, direct=True, next=True)
+                message = await self._bus.js.get_msg(
+                    self._bus.subjects.out_stream, seq=seq, subject=subject, direct=True, next=True
+                )
             except NotFoundError:
                 return
             yield message.data or b"", _error_headers(message.headers)
@@ -209,7 +186,9 @@ class Resumes:
     async def _queued(self, tenant: str, request_id: str) -> bool:
         for kind in KINDS:
             try:
-                message = await self._js.get_msg(JOBS_STREAM, subject=self._subjects.job(kind, tenant, request_id))
+                message = await self._bus.js.get_msg(
+                    self._bus.subjects.jobs_stream, subject=self._bus.subjects.job(kind, tenant, request_id)
+                )
             except NotFoundError:
                 continue
             return REPLY_TO not in (message.headers or {})

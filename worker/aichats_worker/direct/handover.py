@@ -19,10 +19,10 @@ from nats.errors import NoRespondersError
 from nats.errors import TimeoutError as NatsTimeoutError
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from aichats_schemas.subjects import KINDS, QUEUE, Kind, Subjects, is_token
+from aichats_schemas.subjects import KINDS, QUEUE, Kind, Subjects, is_token, new_id
 from aichats_worker.broker.patches.subscribing import leave, step_in, step_out
 from aichats_worker.errors import HandedOver, Overloaded
-from aichats_worker.request.call import Call, new_id
+from aichats_worker.request.call import Call
 from aichats_worker.request.slots import Slots
 
 log = structlog.get_logger(__name__)

@@ -8,7 +8,7 @@ from faststream.nats import NatsBroker, NatsMessage
 from faststream.nats.subscriber.usecases import CoreSubscriber
 
 from aichats_schemas.events import StreamEvent
-from aichats_schemas.subjects import KINDS, QUEUE, Kind, Subjects, is_reply_subject
+from aichats_schemas.subjects import KINDS, QUEUE, Kind, ReplyRule, Subjects
 from aichats_worker.errors import Abandoned, HandedOver, Overloaded, TooLarge, WorkerError
 from aichats_worker.request.call import MODELS, Call, core_call
 from aichats_worker.request.executor import Executor, Outcome
@@ -69,12 +69,12 @@ class Core:
         telemetry: Telemetry,
         *,
         elsewhere: Elsewhere,
-        strict_tenant_inbox: bool,
+        rule: ReplyRule,
     ) -> None:
         self._executor = executor
         self._elsewhere = elsewhere
         self._telemetry = telemetry
-        self._strict = strict_tenant_inbox
+        self._rule = rule
 
     def accept(self, call: Call, *, has_slot: bool = False) -> bool:
         """Start a call, or drop it where nothing may be published to its reply subject: False then.
@@ -84,10 +84,10 @@ class Core:
             has_slot: A slot was taken for it already.
         """
         if not call.reply_to:
-            self._telemetry.dropped(call, "no_reply")
+            self._telemetry.dropped(call.record(), "no_reply")
             return False
-        if not is_reply_subject(call.reply_to, tenant=call.tenant if self._strict else None):
-            self._telemetry.dropped(call, "forbidden_reply")
+        if not self._rule.allows(call.reply_to, call.tenant):
+            self._telemetry.dropped(call.record(), "forbidden_reply")
             return False
         self._executor.start(CoreDelivery(call, self._elsewhere), has_slot=has_slot)
         return True

@@ -6,15 +6,14 @@ from typing import Any, Final
 
 import orjson
 import structlog
-from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.js import JetStreamContext
 from nats.js.api import RawStreamMsg
 from nats.js.errors import NotFoundError
 from pydantic import ValidationError
 
 from aichats_schemas.events import Done, Error, parse_event
-from aichats_schemas.subjects import JOBS_STREAM, KINDS, OUT_STREAM, QUEUE, Kind, Subjects, is_reply_subject
+from aichats_schemas.subjects import KINDS, QUEUE, Kind, Subjects
+from aichats_worker.broker.bus import Bus
 from aichats_worker.errors import Internal, WorkerError
 from aichats_worker.jobs.letters import DeadLetters
 from aichats_worker.jobs.provision import consumer_name
@@ -45,10 +44,12 @@ class Point:
     time: datetime | None = None
 
 
-async def last_point(js: JetStreamContext, subject: str) -> Point:
+async def last_point(bus: Bus, subject: str) -> Point:
     """Return where the stored events of a job stand."""
     try:
-        message = await js.get_msg(OUT_STREAM, subject=subject)  # from the leader: a replica may lag behind
+        message = await bus.js.get_msg(
+            bus.subjects.out_stream, subject=subject
+        )  # from the leader: a replica may lag behind
     except NotFoundError:
         return Point()
     if not message.data:
@@ -60,12 +61,12 @@ async def last_point(js: JetStreamContext, subject: str) -> Point:
     return Point(event.attempt, event.seq + 1, isinstance(event, Done | Error), time=message.time)
 
 
-async def stored_failure(js: JetStreamContext, subject: str) -> Error | None:
+async def stored_failure(bus: Bus, subject: str) -> Error | None:
     """Return the `error` that a job's stored events ended with; None where it ended otherwise."""
     seq, last = 1, b""
     while True:
         try:
-            message = await js.get_msg(OUT_STREAM, seq=seq, subject=subject, next=True)
+            message = await bus.js.get_msg(bus.subjects.out_stream, seq=seq, subject=subject, next=True)
         except NotFoundError:
             break
         last = message.data or last
@@ -74,37 +75,27 @@ async def stored_failure(js: JetStreamContext, subject: str) -> Error | None:
     return event if isinstance(event, Error) else None
 
 
-async def publish_end(
-    nc: Client,
-    js: JetStreamContext,
-    call: Call,
-    error: WorkerError,
-    *,
-    out_subject: str,
-    strict_tenant_inbox: bool,
-) -> bool:
+async def publish_end(bus: Bus, call: Call, error: WorkerError) -> bool:
     """Publish a job's end in place of the worker that should have. False where it had its end.
 
     Args:
-        nc: The connection.
-        js: JetStream on it.
+        bus: Where its events are stored or go.
         call: The job; its `attempt` is the number of the last one.
         error: What the end says.
-        out_subject: Where its events are stored, if it named no `reply_to`.
-        strict_tenant_inbox: A `reply_to` must be in the tenant's own inbox.
     """
+    out_subject = bus.subjects.out(call.tenant, call.id)
     stored = call.reply_to == out_subject
-    if not stored and not is_reply_subject(call.reply_to, tenant=call.tenant if strict_tenant_inbox else None):
+    if not stored and not bus.rule.allows(call.reply_to, call.tenant):
         return True
-    point = await last_point(js, out_subject) if stored else Point()
+    point = await last_point(bus, out_subject) if stored else Point()
     if point.ended:
         return False
     if point.final:
-        await js.publish(out_subject, b"")
+        await bus.js.publish(out_subject, b"")
         return False
     call = call.of_attempt(max(call.attempt, point.attempt))
     first_seq = point.next_seq if point.attempt == call.attempt else 0
-    reply = Reply(nc, call, keepalive_seconds=NO_KEEPALIVE, js=js if stored else None, first_seq=first_seq)
+    reply = Reply(bus.nc, call, keepalive_seconds=NO_KEEPALIVE, js=bus.js if stored else None, first_seq=first_seq)
     await reply.fail(error)
     return True
 
@@ -113,33 +104,21 @@ class Abandonments:
     """Ends the jobs whose worker died on the last delivery: the server leaves them in the stream, and only tells.
 
     Args:
-        nc: The connection.
-        js: JetStream on it.
+        bus: Where the jobs are.
         letters: Where they are kept.
-        subjects: Below the worker's prefix.
-        strict_tenant_inbox: A `reply_to` must be in the tenant's own inbox.
     """
 
-    def __init__(
-        self,
-        nc: Client,
-        js: JetStreamContext,
-        letters: DeadLetters,
-        subjects: Subjects,
-        *,
-        strict_tenant_inbox: bool,
-    ) -> None:
-        self._nc = nc
-        self._js = js
+    def __init__(self, bus: Bus, letters: DeadLetters) -> None:
+        self._bus = bus
         self._letters = letters
-        self._subjects = subjects
-        self._strict = strict_tenant_inbox
 
     async def start(self) -> None:
         """Listen to the server's advisories, one worker for each, and look for jobs whose advisory nobody heard."""
         for kind in KINDS:
-            subject = f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{JOBS_STREAM}.{consumer_name(kind)}"
-            await self._nc.subscribe(subject, queue=QUEUE, cb=self._told)
+            subject = (
+                f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{self._bus.subjects.jobs_stream}.{consumer_name(kind)}"
+            )
+            await self._bus.nc.subscribe(subject, queue=QUEUE, cb=self._told)
         for kind in KINDS:
             await self._sweep(kind)
 
@@ -148,13 +127,15 @@ class Abandonments:
 
         Only where nothing is in work: then whatever was delivered and is still there is not delivered again.
         """
-        info = await self._js.consumer_info(JOBS_STREAM, consumer_name(kind))
+        info = await self._bus.js.consumer_info(self._bus.subjects.jobs_stream, consumer_name(kind))
         if info.num_ack_pending or info.delivered is None:
             return
-        subject, seq = self._subjects.job(kind), 1
+        subject, seq = self._bus.subjects.job(kind), 1
         while seq <= info.delivered.stream_seq:
             try:
-                message = await self._js.get_msg(JOBS_STREAM, seq=seq, subject=subject, next=True)
+                message = await self._bus.js.get_msg(
+                    self._bus.subjects.jobs_stream, seq=seq, subject=subject, next=True
+                )
             except NotFoundError:
                 return
             seq = int(message.seq or 0) + 1
@@ -170,18 +151,15 @@ class Abandonments:
 
     async def _end(self, stream_seq: int, deliveries: int) -> None:
         try:
-            message = await self._js.get_msg(JOBS_STREAM, seq=stream_seq)
+            message = await self._bus.js.get_msg(self._bus.subjects.jobs_stream, seq=stream_seq)
         except NotFoundError:
             return  # its worker lived long enough to remove it
-        call = queued_call(message, self._subjects, attempt=deliveries)
+        call = queued_call(message, self._bus.subjects, attempt=deliveries)
         error = Internal(f"the worker ended in the middle of the last of {deliveries} attempts; submit the job again")
-        out_subject = self._subjects.out(call.tenant, call.id)
-        published = await publish_end(
-            self._nc, self._js, call, error, out_subject=out_subject, strict_tenant_inbox=self._strict
-        )
+        published = await publish_end(self._bus, call, error)
         if published:
             await self._letters.write(call, stream_seq=stream_seq, code=error.code, reason=error.message)
-        await self._js.delete_msg(JOBS_STREAM, stream_seq)
+        await self._bus.js.delete_msg(self._bus.subjects.jobs_stream, stream_seq)
         log.warning("job ended for a worker that died", id=call.id, attempts=deliveries)
 
 

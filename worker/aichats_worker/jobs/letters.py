@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
 
-from nats.aio.client import Client
-from nats.js import JetStreamContext
 from nats.js.api import RawStreamMsg
 from nats.js.errors import NotFoundError
 
@@ -15,13 +13,12 @@ from aichats_schemas.subjects import (
     DEAD_ATTEMPTS,
     DEAD_CODE,
     DEAD_REASON,
-    DEAD_STREAM,
     DEAD_TIME,
     MSG_ID,
     Kind,
-    Subjects,
     is_token,
 )
+from aichats_worker.broker.bus import Bus
 from aichats_worker.request.call import Call
 from aichats_worker.text import ascii_line
 
@@ -73,15 +70,12 @@ class DeadLetters:
     """Writes and reads dead letters.
 
     Args:
-        nc: The connection, for its `max_payload`.
-        js: JetStream.
-        subjects: Below the worker's prefix.
+        bus: Where they are stored.
     """
 
-    def __init__(self, nc: Client, js: JetStreamContext, subjects: Subjects) -> None:
-        self._nc = nc
-        self._js = js
-        self._subjects = subjects
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._stream = bus.subjects.dead_stream
 
     async def write(self, call: Call, *, stream_seq: int, code: str, reason: str) -> None:
         """Keep a job, confirmed. Writing the same one again within 15 minutes changes nothing.
@@ -109,20 +103,22 @@ class DeadLetters:
         body = call.body
         size = len(body) + _size(headers)
         # nats-py does not count headers against max_payload, and then closes the connection for good.
-        if size + HEADERS_MAX_BYTES > self._nc.max_payload:
+        if size + HEADERS_MAX_BYTES > self._bus.nc.max_payload:
             left_out = f"(its body of {len(body)} bytes does not fit and is left out) {reason}"
             headers[DEAD_REASON] = ascii_line(left_out, REASON_MAX_CHARS)
             body = b""
         tenant = call.tenant if is_token(call.tenant) else NO_TENANT
-        subject = self._subjects.dead(call.kind, tenant, call.id)
-        await self._js.publish(subject, body, headers=headers, timeout=PUBLISH_TIMEOUT_SECONDS)
+        subject = self._bus.subjects.dead(call.kind, tenant, call.id)
+        await self._bus.js.publish(subject, body, headers=headers, timeout=PUBLISH_TIMEOUT_SECONDS)
 
     async def all(self) -> AsyncIterator[DeadLetter]:
         """Yield all, oldest first."""
         seq = 1
         while True:
             try:
-                message = await self._js.get_msg(DEAD_STREAM, seq=seq, subject=f"{self._subjects.prefix}.>", next=True)
+                message = await self._bus.js.get_msg(
+                    self._stream, seq=seq, subject=f"{self._bus.subjects.prefix}.>", next=True
+                )
             except NotFoundError:
                 return
             letter = _read(message)
@@ -135,7 +131,7 @@ class DeadLetters:
         Raises:
             nats.js.errors.NotFoundError: There is none of that number.
         """
-        return _read(await self._js.get_msg(DEAD_STREAM, seq=seq))
+        return _read(await self._bus.js.get_msg(self._stream, seq=seq))
 
     async def retry(self, letter: DeadLetter) -> None:
         """Submit the job again as it was, then drop the letter.
@@ -144,16 +140,16 @@ class DeadLetters:
             nats.js.errors.APIError: The queue refuses it.
         """
         kind: Kind = "image" if letter.kind == "image" else "text"
-        subject = self._subjects.job(kind, letter.tenant, letter.id)
+        subject = self._bus.subjects.job(kind, letter.tenant, letter.id)
         # Without its message id: within 15 minutes the stream would take it for a duplicate, and run nothing.
-        await self._js.publish(
+        await self._bus.js.publish(
             subject, letter.body, headers=letter.original_headers or None, timeout=PUBLISH_TIMEOUT_SECONDS
         )
         await self.drop(letter)
 
     async def drop(self, letter: DeadLetter) -> None:
         """Forget a letter."""
-        await self._js.delete_msg(DEAD_STREAM, letter.seq)
+        await self._bus.js.delete_msg(self._stream, letter.seq)
 
 
 def _kept(headers: Mapping[str, str]) -> dict[str, str]:

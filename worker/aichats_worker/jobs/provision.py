@@ -16,7 +16,7 @@ from nats.js.api import (
 )
 from nats.js.errors import NotFoundError
 
-from aichats_schemas.subjects import DEAD_STREAM, JOBS_STREAM, KINDS, OUT_STREAM, QUEUE, Kind, Subjects
+from aichats_schemas.subjects import KINDS, QUEUE, Kind, Subjects
 
 log = structlog.get_logger(__name__)
 
@@ -76,7 +76,7 @@ def stream_configs(subjects: Subjects, limits: Limits) -> list[StreamConfig]:
     """Return what the three streams are to be."""
     return [
         StreamConfig(
-            name=JOBS_STREAM,
+            name=subjects.jobs_stream,
             subjects=[subjects.job(kind) for kind in KINDS],
             retention=RetentionPolicy.WORK_QUEUE,
             storage=StorageType.FILE,
@@ -89,7 +89,7 @@ def stream_configs(subjects: Subjects, limits: Limits) -> list[StreamConfig]:
             num_replicas=limits.replicas,
         ),
         StreamConfig(
-            name=OUT_STREAM,
+            name=subjects.out_stream,
             subjects=[subjects.out()],
             retention=RetentionPolicy.LIMITS,
             storage=StorageType.FILE,
@@ -101,7 +101,7 @@ def stream_configs(subjects: Subjects, limits: Limits) -> list[StreamConfig]:
             num_replicas=limits.replicas,
         ),
         StreamConfig(
-            name=DEAD_STREAM,
+            name=subjects.dead_stream,
             subjects=[subjects.dead(kind) for kind in KINDS],
             retention=RetentionPolicy.LIMITS,
             storage=StorageType.FILE,
@@ -185,8 +185,8 @@ class Provisioner:
             if config.name in changed:
                 await self._apply_stream(config, changes)
         for kind in KINDS:
-            if f"{JOBS_STREAM}/{consumer_name(kind)}" in changed:
-                await self._js.add_consumer(JOBS_STREAM, self._consumer(kind))
+            if f"{self._subjects.jobs_stream}/{consumer_name(kind)}" in changed:
+                await self._js.add_consumer(self._subjects.jobs_stream, self._consumer(kind))
         return changes
 
     def _consumer(self, kind: Kind) -> ConsumerConfig:
@@ -216,9 +216,9 @@ class Provisioner:
         ]
 
     async def _consumer_changes(self, wanted: ConsumerConfig) -> list[Change]:
-        what = f"{JOBS_STREAM}/{wanted.durable_name}"
+        what = f"{self._subjects.jobs_stream}/{wanted.durable_name}"
         try:
-            info = await self._js.consumer_info(JOBS_STREAM, str(wanted.durable_name))
+            info = await self._js.consumer_info(self._subjects.jobs_stream, str(wanted.durable_name))
         except NotFoundError:
             return [Change(what, "")]
         return [Change(what, *difference) for difference in _differences(_CONSUMER_FIELDS, info.config, wanted)]

@@ -13,10 +13,10 @@ from faststream import AckPolicy
 from faststream.nats import JStream, NatsBroker, NatsMessage, PullSub
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.js import JetStreamContext
 
 from aichats_schemas.events import ErrorCode
-from aichats_schemas.subjects import JOBS_STREAM, KINDS, OUT_STREAM, Kind, Subjects, is_reply_subject
+from aichats_schemas.subjects import KINDS, Kind
+from aichats_worker.broker.bus import Bus
 from aichats_worker.broker.patches.subscribing import SlottedFetch, limit_fetching
 from aichats_worker.errors import (
     Abandoned,
@@ -54,6 +54,7 @@ class Retries:
     """How often and when a job is tried again: exponential back-off with full jitter, in seconds."""
 
     max_deliver: int
+    ack_wait_seconds: float
     base_seconds: float
     max_seconds: float
 
@@ -76,20 +77,17 @@ class JobDelivery:
     - the lease is lost: nothing at all.
     """
 
-    def __init__(
-        self, message: Msg, call: Call, lease: Lease, *, nc: Client, js: JetStreamContext, letters: DeadLetters,
-        retries: Retries, stored: bool,
-    ) -> None:  # fmt: skip
+    def __init__(self, message: Msg, call: Call, lease: Lease, *, jobs: "Jobs", stored: bool) -> None:
         self.call = call
         self.guard = lease.check
-        self.js = js if stored else None
+        self.js = jobs.bus.js if stored else None
         self._message = message
         self._deliveries = message.metadata.num_delivered
         self._lease = lease
-        self._nc = nc
-        self._letters = letters
-        self._retries = retries
-        self._reconnects = nc.stats["reconnects"]
+        self._nc = jobs.bus.nc
+        self._letters = jobs.letters
+        self._retries = jobs.retries
+        self._reconnects = self._nc.stats["reconnects"]
 
     @property
     def queued_seconds(self) -> float:
@@ -162,40 +160,28 @@ class Jobs:
     """The job subscribers, and the rule of which jobs are run at all.
 
     Args:
-        nc: The connection.
-        js: JetStream on it; the streams and consumers are there.
+        bus: Where the streams and consumers are.
         executor: Runs the jobs.
         slots: Of each kind; a job is fetched for a free one.
-        subjects: Below the worker's prefix.
         telemetry: Counts what cannot be answered.
         retries: How often and when a job is tried again.
-        ack_wait_seconds: The consumers'.
-        strict_tenant_inbox: A `reply_to` must be in the tenant's own inbox.
     """
 
     def __init__(
         self,
-        nc: Client,
-        js: JetStreamContext,
+        bus: Bus,
         *,
         executor: Executor,
         slots: Mapping[Kind, Slots],
-        subjects: Subjects,
         telemetry: Telemetry,
         retries: Retries,
-        ack_wait_seconds: float,
-        strict_tenant_inbox: bool,
     ) -> None:
-        self._nc = nc
-        self._js = js
+        self.bus = bus
         self._executor = executor
         self._slots = slots
-        self._subjects = subjects
         self._telemetry = telemetry
-        self._retries = retries
-        self._ack_wait = ack_wait_seconds
-        self._strict = strict_tenant_inbox
-        self.letters = DeadLetters(nc, js, subjects)
+        self.retries = retries
+        self.letters = DeadLetters(bus)
         self._fetching: list[SlottedFetch] = []
         self._accepting = 0
         self._accepted = asyncio.Event()
@@ -231,8 +217,8 @@ class Jobs:
 
         handle.__annotations__["message"] = MODELS[kind]  # for AsyncAPI: apply_types is off
         subscriber = broker.subscriber(
-            self._subjects.job(kind),
-            stream=JStream(JOBS_STREAM, declare=False),
+            self.bus.subjects.job(kind),
+            stream=JStream(self.bus.subjects.jobs_stream, declare=False),
             durable=consumer_name(kind),
             pull_sub=PullSub(batch_size=1, timeout=FETCH_TIMEOUT_SECONDS),
             inbox_prefix=f"{inbox_prefix}.".encode(),  # FastStream ignores the connection's
@@ -248,8 +234,8 @@ class Jobs:
 
     async def accept(self, message: Msg, kind: Kind) -> None:
         """Start a job, or give it up where its events may not be published."""
-        call = job_call(message, kind, self._subjects.out)
-        stored = call.reply_to == self._subjects.out(call.tenant, call.id)
+        call = job_call(message, kind, self.bus.subjects.out)
+        stored = call.reply_to == self.bus.subjects.out(call.tenant, call.id)
         if not self._may_reply(call, stored=stored):
             await self._refuse(message, call)
             return
@@ -258,37 +244,26 @@ class Jobs:
             if attempt is None:
                 return
             call = call.of_attempt(attempt)
-        lease = Lease(message, self._ack_wait, self._pulse.since)
+        lease = Lease(message, self.retries.ack_wait_seconds, self._pulse.since)
         try:
             lease.check()
         except LeaseLost:
             log.warning("a delivery came too late and is left to others", id=call.id, attempt=call.attempt)
             return
-        self._executor.start(
-            JobDelivery(
-                message,
-                call,
-                lease,
-                nc=self._nc,
-                js=self._js,
-                letters=self.letters,
-                retries=self._retries,
-                stored=stored,
-            )
-        )
+        self._executor.start(JobDelivery(message, call, lease, jobs=self, stored=stored))
 
     async def _next_attempt(self, message: Msg, call: Call) -> int | None:
         """Return the number of this attempt; None where the job had its end and only its acknowledgement was lost.
 
         The delivery count alone does not do: a broker that is killed may forget it, and count from one again.
         """
-        subject = self._subjects.out(call.tenant, call.id)
-        point = await last_point(self._js, subject)
+        subject = self.bus.subjects.out(call.tenant, call.id)
+        point = await last_point(self.bus, subject)
         if point.time is None:
             return call.attempt
         if point.time < message.metadata.timestamp:
             # Of an earlier job of the same id: what it stored is not to be taken for this one's.
-            await self._js.purge_stream(OUT_STREAM, subject=subject)
+            await self.bus.js.purge_stream(self.bus.subjects.out_stream, subject=subject)
             return call.attempt
         if point.ended:
             await self._remove(message, call, subject)
@@ -297,7 +272,7 @@ class Jobs:
 
     async def _remove(self, message: Msg, call: Call, subject: str) -> None:
         """Finish what a worker had begun that ended between the sentinel and the acknowledgement."""
-        failure = await stored_failure(self._js, subject)
+        failure = await stored_failure(self.bus, subject)
         if failure is not None and failure.data.code != ErrorCode.CANCELLED:
             seq = message.metadata.sequence.stream
             await self.letters.write(call, stream_seq=seq, code=failure.data.code, reason=failure.data.message)
@@ -307,11 +282,11 @@ class Jobs:
     def _may_reply(self, call: Call, *, stored: bool) -> bool:
         if stored:
             return call.problem is None
-        return is_reply_subject(call.reply_to, tenant=call.tenant if self._strict else None)
+        return self.bus.rule.allows(call.reply_to, call.tenant)
 
     async def _refuse(self, message: Msg, call: Call) -> None:
-        self._telemetry.dropped(call, "forbidden_reply")
+        self._telemetry.dropped(call.record(), "forbidden_reply")
         error = InvalidRequest(call.problem or "reply_to: must be an inbox, _INBOX.<...>, of at most 255 characters")
         seq = message.metadata.sequence.stream
         await self.letters.write(call, stream_seq=seq, code=error.code, reason=error.message)
-        await terminate(self._nc, message, error.message)
+        await terminate(self.bus.nc, message, error.message)

@@ -2,18 +2,18 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final, cast
+from typing import Final
 
 import orjson
 from nats.aio.msg import Msg
-from nats.nuid import NUID
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from aichats_schemas.requests import ImageRequest, TextRequest
-from aichats_schemas.subjects import MSG_ID, REPLY_TO, Kind, Mode, is_token
+from aichats_schemas.subjects import MSG_ID, REPLY_TO, Kind, Mode, is_token, new_id
 from aichats_worker.errors import Forbidden, InvalidRequest, ModelNotFound, TooLarge, WorkerError
-from aichats_worker.settings import check_proxy
+from aichats_worker.telemetry import Record
+from aichats_worker.urls import check_proxy
 
 METADATA_ENTRIES_MAX = 16
 METADATA_KEY_MAX_CHARS = 64
@@ -23,8 +23,6 @@ PROBLEMS_NAMED_MAX = 10
 SHOWN_MAX_CHARS = 64
 
 MODELS: Final[dict[Kind, type[TextRequest] | type[ImageRequest]]] = {"text": TextRequest, "image": ImageRequest}
-
-_nuid = NUID()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +60,17 @@ class Call:
     headers: Mapping[str, str] = field(repr=False)
     attempt: int = 1
     problem: str | None = None
+
+    def record(self) -> Record:
+        """Begin the record of this call."""
+        return Record(
+            mode=self.mode,
+            kind=self.kind,
+            tenant=self.tenant if self.problem is None else None,
+            id=self.id,
+            attempt=self.attempt,
+            correlation_id=self.headers.get("correlation_id"),
+        )
 
     def of_attempt(self, attempt: int) -> "Call":
         """Return the same call as another attempt."""
@@ -123,11 +132,6 @@ def stored_call(
         attempt=attempt,
         problem=_token_problem(tenant, request_id),
     )
-
-
-def new_id() -> str:
-    """Make a request id."""
-    return cast("bytes", _nuid.next()).decode()
 
 
 def _token_problem(tenant: str, request_id: str) -> str | None:

@@ -154,9 +154,9 @@ class Executor:
 
     async def _run(self, delivery: Delivery, has_slot: bool) -> None:
         """Take one delivery to its end. Raises nothing."""
-        run = Run(delivery)
+        run, record = Run(delivery), delivery.call.record()
         with (
-            self._telemetry.request(delivery.call) as record,
+            self._telemetry.request(record),
             self._replies.opened(
                 delivery.call, on_gone=lambda: run.stop(RequesterGone()), js=delivery.js, guard=delivery.guard
             ) as reply,
@@ -164,9 +164,9 @@ class Executor:
             async with delivery.held(run.stop):
                 outcome = await self._outcome(run, reply, has_slot)
                 try:
-                    record.outcome = await delivery.settle(reply, outcome)
+                    record.ended(await delivery.settle(reply, outcome))
                 except Exception:  # the last frame of a request: there is nobody left to tell
-                    record.outcome = Internal("the end could not be published")
+                    record.ended(Internal("the end could not be published"))
                     log.exception("end not published", id=delivery.call.id)
 
     async def _outcome(self, run: Run, reply: Reply, has_slot: bool) -> Outcome:

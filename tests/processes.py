@@ -130,7 +130,9 @@ class WorkerProcess:
 
     def _launch(self, settings: dict[str, str]) -> Running:
         clean = {
-            key: value for key, value in os.environ.items() if not key.startswith(("NATS_", "AICHATS_", "WORKER_"))
+            key: value
+            for key, value in os.environ.items()
+            if not key.startswith(("NATS_", "AICHATS_", "WORKER_", "OPENAI_", "PROVIDER_"))
         }
         with self.log_path.open("ab") as log:
             return subprocess.Popen(

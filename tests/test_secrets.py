@@ -186,10 +186,10 @@ async def proxy() -> AsyncIterator[Proxy]:
 def provider_settings(simulator: Simulator, proxy: Proxy, provider: str) -> dict[str, str]:
     return {
         "AICHATS_COOKIE": COOKIE,
-        "AICHATS_PROXY": f"http://{PROXY_USER}:{PROXY_PASSWORD}@127.0.0.1:{proxy.port}",
-        "AICHATS_CALLS_MAX": "1",
-        "AICHATS_CIRCUIT_FAILURES": "1000",
-        "AICHATS_CIRCUIT_OPEN_SECONDS": "0.001",
+        "PROVIDER_PROXY": f"http://{PROXY_USER}:{PROXY_PASSWORD}@127.0.0.1:{proxy.port}",
+        "PROVIDER_CALLS_MAX": "1",
+        "PROVIDER_CIRCUIT_FAILURES": "1000",
+        "PROVIDER_CIRCUIT_OPEN_SECONDS": "0.001",
         "OPENAI_BASE_URL": f"{simulator.url}/v1",
         "OPENAI_API_KEY": KEY,
         "WORKER_PROVIDER": provider,
@@ -300,7 +300,7 @@ def test_no_repr_holds_a_secret_or_a_text() -> None:
     settings = load_settings(
         nats_url=f"nats://worker:{NATS_SECRET}@127.0.0.1:1,nats://{NATS_SECRET}@127.0.0.1:2", nats_token=NATS_SECRET,
         nats_user="worker", nats_password=NATS_SECRET, aichats_cookie=COOKIE, openai_api_key=KEY,
-        aichats_proxy=f"http://{PROXY_USER}:{PROXY_PASSWORD}@127.0.0.1:1",
+        provider_proxy=f"http://{PROXY_USER}:{PROXY_PASSWORD}@127.0.0.1:1",
     )  # fmt: skip
     message = Message(role="user", content=PROMPT)
     headers = {"X": METADATA}
@@ -344,13 +344,13 @@ def test_no_repr_holds_a_secret_or_a_text() -> None:
 @pytest.mark.parametrize(
     "wrong_setting",
     [
-        {"aichats_proxy": f"mk-ftp://{PROXY_USER}:{PROXY_PASSWORD}@x"},
-        {"aichats_proxy": f"http://{PROXY_USER}:{PROXY_PASSWORD}@x:mk-port"},
+        {"provider_proxy": f"mk-ftp://{PROXY_USER}:{PROXY_PASSWORD}@x"},
+        {"provider_proxy": f"http://{PROXY_USER}:{PROXY_PASSWORD}@x:mk-port"},
         {"aichats_cookie": f"{COOKIE}\n"},
         {"openai_api_key": f"{KEY}\n"},
         {"aichats_url": f"http://{PROXY_USER}:{PROXY_PASSWORD}@x"},
-        {"aichats_proxy": "http://mk-user:mk-pass/mk-word@x:1"},
-        {"aichats_proxy": "http://mk-user:mk-pass\u2100@x:1"},
+        {"provider_proxy": "http://mk-user:mk-pass/mk-word@x:1"},
+        {"provider_proxy": "http://mk-user:mk-pass\u2100@x:1"},
         {"aichats_url": "http://mk-pass\u2100@x:1"},
         {"openai_base_url": f"http://{PROXY_USER}:{PROXY_PASSWORD}@x/v1"},
     ],

@@ -14,11 +14,11 @@ def test_the_defaults_are_the_contracts() -> None:
     assert settings.nats_servers == ["nats://127.0.0.1:4222"]
     assert settings.aichats_url == "https://ai-chats.org"
     assert (
-        settings.aichats_connect_timeout_seconds,
-        settings.aichats_first_byte_timeout_seconds,
-        settings.aichats_stall_timeout_seconds,
+        settings.provider_connect_timeout_seconds,
+        settings.provider_first_byte_timeout_seconds,
+        settings.provider_stall_timeout_seconds,
     ) == (10, 60, 30)
-    assert settings.aichats_image_max_bytes == 20 * 1024 * 1024
+    assert settings.provider_image_max_bytes == 20 * 1024 * 1024
     assert (settings.worker_concurrency_max, settings.worker_image_concurrency_max) == (256, 8)
     assert (settings.worker_timeout_seconds_max, settings.worker_keepalive_seconds) == (600, 0.8)
     assert (settings.worker_ack_wait_seconds, settings.worker_max_deliver) == (30, 5)
@@ -48,8 +48,12 @@ def test_a_variable_is_read_under_its_own_name(monkeypatch: pytest.MonkeyPatch) 
         ("NATS_URL", "nats://user:s3,cret@h", "NATS_URL must be servers such as nats://host:4222, joined by commas;"),
         ("AICHATS_URL", "ftp://x", "AICHATS_URL must be an origin such as https://ai-chats.org, without a path."),
         ("AICHATS_URL", "https://u:p@x", "AICHATS_URL must not hold credentials."),
-        ("AICHATS_PROXY", "ftp://x", "AICHATS_PROXY must start with one of http://, https://, socks5://, socks5h://."),
-        ("AICHATS_PROXY", "http://", "AICHATS_PROXY must name a host."),
+        (
+            "PROVIDER_PROXY",
+            "ftp://x",
+            "PROVIDER_PROXY must start with one of http://, https://, socks5://, socks5h://.",
+        ),
+        ("PROVIDER_PROXY", "http://", "PROVIDER_PROXY must name a host."),
         ("WORKER_CONCURRENCY_MAX", "0", "WORKER_CONCURRENCY_MAX must be greater than or equal to 1."),
         ("WORKER_KEEPALIVE_SECONDS", "x", "WORKER_KEEPALIVE_SECONDS must be a valid number, unable to parse string"),
         ("WORKER_LOG_FORMAT", "xml", "WORKER_LOG_FORMAT must be 'auto', 'console' or 'json'."),
@@ -81,7 +85,7 @@ def test_no_secret_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NATS_URL", "nats://us3r:s3cret@h:4222,nats://t0ken@h2:4222")
     monkeypatch.setenv("NATS_TOKEN", "s3cret")
     monkeypatch.setenv("AICHATS_COOKIE", "s3cret")
-    monkeypatch.setenv("AICHATS_PROXY", "socks5h://me:s3cret@proxy:1080")
+    monkeypatch.setenv("PROVIDER_PROXY", "socks5h://me:s3cret@proxy:1080")
     settings = load_settings()
     shown = str(settings.masked())
     assert "nats://***@h:4222,nats://***@h2:4222" in shown

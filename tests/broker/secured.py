@@ -126,8 +126,8 @@ class Secured:
                 "WORKER_RETRY_MAX_SECONDS": "0.1",
                 "WORKER_DRAIN_TIMEOUT_SECONDS": "0",
                 "WORKER_LOG_FORMAT": "json",
-                "AICHATS_CALLS_MAX": "1",
-                "AICHATS_CIRCUIT_FAILURES": "1000",
+                "PROVIDER_CALLS_MAX": "1",
+                "PROVIDER_CIRCUIT_FAILURES": "1000",
             },
         )
 

@@ -174,7 +174,7 @@ def test_streams_are_made_by_one_alone(render: Render, mode: str, jobs: bool, pr
 def test_the_provision_job_gets_no_secret_of_the_provider(render: Render) -> None:
     names = [variable["name"] for variable in pods([the(render(FULL), "Job")])[0]["containers"][0]["env"]]
     assert "NATS_CREDS" in names
-    assert not [name for name in names if name.startswith(("AICHATS_", "OPENAI_"))]
+    assert not [name for name in names if name.startswith(("AICHATS_", "OPENAI_", "PROVIDER_"))]
 
 
 def test_egress_is_to_the_ports_of_the_urls(render: Render) -> None:

@@ -173,9 +173,9 @@ def test_the_settings_that_the_chart_names_are_the_workers_defaults() -> None:
 
 def test_numbers_are_written_as_the_worker_reads_them(render: Render) -> None:
     variables = environment(
-        render({"settings": {"AICHATS_IMAGE_MAX_BYTES": 20971520, "WORKER_KEEPALIVE_SECONDS": 0.25}})
+        render({"settings": {"PROVIDER_IMAGE_MAX_BYTES": 20971520, "WORKER_KEEPALIVE_SECONDS": 0.25}})
     )
-    assert variables["AICHATS_IMAGE_MAX_BYTES"] == "20971520"
+    assert variables["PROVIDER_IMAGE_MAX_BYTES"] == "20971520"
     assert variables["WORKER_KEEPALIVE_SECONDS"] == "0.25"
 
 

@@ -29,7 +29,11 @@ class Ran:
 
 
 async def start(*arguments: str, cwd: Path = ROOT, **environment: str) -> asyncio.subprocess.Process:
-    clean = {key: value for key, value in os.environ.items() if not key.startswith(("NATS_", "AICHATS_", "WORKER_"))}
+    clean = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("NATS_", "AICHATS_", "WORKER_", "OPENAI_", "PROVIDER_"))
+    }
     clean |= {"PYTHONPATH": str(ROOT)} | environment
     return await asyncio.create_subprocess_exec(
         sys.executable,

@@ -89,8 +89,8 @@ def start_jobs(start_worker: StartWorker, broker: Broker) -> StartJobs:
             "worker_retry_base_seconds": 0.05,
             "worker_retry_max_seconds": 0.1,
             "worker_ack_wait_seconds": 10,
-            "aichats_calls_max": 1,
-            "aichats_circuit_failures": 1000,
+            "provider_calls_max": 1,
+            "provider_circuit_failures": 1000,
         }
         app = await start_worker(**(defaults | settings))
         await serving_jobs(app)

@@ -80,7 +80,7 @@ async def test_what_is_no_image_to_be_had_has_its_code(
 
 
 async def test_a_too_large_image_names_the_limit_its_value_and_what_was_sent(provider: Provider) -> None:
-    with pytest.raises(TooLarge, match=r"AICHATS_IMAGE_MAX_BYTES is 100000.*100001"):
+    with pytest.raises(TooLarge, match=r"PROVIDER_IMAGE_MAX_BYTES is 100000.*100001"):
         await provider.image(ask("[sim: bytes=100001]"))
 
 

@@ -42,26 +42,26 @@ class Settings(BaseSettings):
         None, description="The operator's own cookie; never sent to an image's host."
     )
     aichats_user_agent: str | None = Field(None, description="User agent to send to the provider.")
-    aichats_proxy: SecretStr | None = Field(
+    provider_proxy: SecretStr | None = Field(
         None, description="http://, https://, socks5:// or socks5h://; for the call and the image."
     )
-    aichats_connect_timeout_seconds: float = Field(10, gt=0, description="Until the connection stands.")
-    aichats_first_byte_timeout_seconds: float = Field(60, gt=0, description="From there to the answer's first byte.")
-    aichats_stall_timeout_seconds: float = Field(30, gt=0, description="Between two reads of the answer.")
-    aichats_circuit_failures: int = Field(5, ge=1, description="Failures in a row that open the circuit.")
-    aichats_circuit_open_seconds: float = Field(30, gt=0, description="How long the circuit stays open.")
-    aichats_calls_max: int = Field(3, ge=1, description="Calls for one request before the first byte of an answer.")
-    aichats_calls_per_minute_max: int = Field(
+    provider_connect_timeout_seconds: float = Field(10, gt=0, description="Until the connection stands.")
+    provider_first_byte_timeout_seconds: float = Field(60, gt=0, description="From there to the answer's first byte.")
+    provider_stall_timeout_seconds: float = Field(30, gt=0, description="Between two reads of the answer.")
+    provider_circuit_failures: int = Field(5, ge=1, description="Failures in a row that open the circuit.")
+    provider_circuit_open_seconds: float = Field(30, gt=0, description="How long the circuit stays open.")
+    provider_calls_max: int = Field(3, ge=1, description="Calls for one request before the first byte of an answer.")
+    provider_calls_per_minute_max: int = Field(
         0, ge=0, description="Calls that begin in any minute, fair between tenants; 0 for no limit."
     )
-    aichats_concurrent_calls_max: int = Field(
+    provider_concurrent_calls_max: int = Field(
         0, ge=0, description="Calls at once, fair between tenants; 0 for no limit but the slots."
     )
-    aichats_image_max_bytes: int = Field(20 * 1024 * 1024, ge=1, description="A larger image is too_large.")
-    aichats_image_memory_max_bytes: int = Field(
+    provider_image_max_bytes: int = Field(20 * 1024 * 1024, ge=1, description="A larger image is too_large.")
+    provider_image_memory_max_bytes: int = Field(
         256 * 1024 * 1024, ge=1, description="All images in flight together; further image requests wait."
     )
-    aichats_image_allow_private: OnOff = Field(
+    provider_image_allow_private: OnOff = Field(
         default=False, description="Images from loopback, private and link-local addresses."
     )
 
@@ -135,7 +135,7 @@ class Settings(BaseSettings):
             raise ValueError("must be one line of printable characters")
         return secret
 
-    @field_validator("aichats_proxy")
+    @field_validator("provider_proxy")
     @classmethod
     def _proxy(cls, proxy: SecretStr | None) -> SecretStr | None:
         if proxy is not None:
@@ -155,8 +155,8 @@ class Settings(BaseSettings):
             raise ValueError("NATS_CERT and NATS_KEY go together: set both or neither")
         if (self.nats_user is None) != (self.nats_password is None):
             raise ValueError("NATS_USER and NATS_PASSWORD go together: set both or neither")
-        if self.aichats_image_memory_max_bytes < self.aichats_image_max_bytes:
-            raise ValueError("AICHATS_IMAGE_MEMORY_MAX_BYTES cannot be smaller than AICHATS_IMAGE_MAX_BYTES")
+        if self.provider_image_memory_max_bytes < self.provider_image_max_bytes:
+            raise ValueError("PROVIDER_IMAGE_MEMORY_MAX_BYTES cannot be smaller than PROVIDER_IMAGE_MAX_BYTES")
         if self.worker_retry_max_seconds < self.worker_retry_base_seconds:
             raise ValueError("WORKER_RETRY_MAX_SECONDS cannot be shorter than WORKER_RETRY_BASE_SECONDS")
         return self
@@ -173,7 +173,7 @@ class Settings(BaseSettings):
 
 def _shown(name: str, value: object) -> str:
     if isinstance(value, SecretStr):
-        return masked_url(value.get_secret_value()) if name == "aichats_proxy" else "**********"
+        return masked_url(value.get_secret_value()) if name == "provider_proxy" else "**********"
     if name == "nats_url":
         return masked_urls(str(value))
     if isinstance(value, bool):

@@ -147,7 +147,7 @@ class Images:
 
     def _too_large(self, size: str) -> TooLarge:
         return TooLarge(
-            f"AICHATS_IMAGE_MAX_BYTES is {self._max_bytes}, and the image has {size} bytes; ask for a smaller image"
+            f"PROVIDER_IMAGE_MAX_BYTES is {self._max_bytes}, and the image has {size} bytes; ask for a smaller image"
         )
 
 

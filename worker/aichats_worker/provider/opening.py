@@ -21,21 +21,21 @@ def open_provider(settings: "Settings") -> Provider:
     """
     return Door(
         _provider(settings),
-        calls_max=settings.aichats_calls_max,
-        circuit_failures=settings.aichats_circuit_failures,
-        circuit_open_seconds=settings.aichats_circuit_open_seconds,
+        calls_max=settings.provider_calls_max,
+        circuit_failures=settings.provider_circuit_failures,
+        circuit_open_seconds=settings.provider_circuit_open_seconds,
         retry_base_seconds=settings.worker_retry_base_seconds,
         retry_max_seconds=settings.worker_retry_max_seconds,
-        calls_per_minute=settings.aichats_calls_per_minute_max,
-        concurrent_calls=settings.aichats_concurrent_calls_max,
+        calls_per_minute=settings.provider_calls_per_minute_max,
+        concurrent_calls=settings.provider_concurrent_calls_max,
     )
 
 
 def _provider(settings: "Settings") -> Guarded:
     timeouts = Timeouts(
-        connect=settings.aichats_connect_timeout_seconds,
-        first_byte=settings.aichats_first_byte_timeout_seconds,
-        stall=settings.aichats_stall_timeout_seconds,
+        connect=settings.provider_connect_timeout_seconds,
+        first_byte=settings.provider_first_byte_timeout_seconds,
+        stall=settings.provider_stall_timeout_seconds,
     )
     if settings.worker_provider == "openai":
         return OpenAI(
@@ -43,21 +43,21 @@ def _provider(settings: "Settings") -> Guarded:
             api_key=_plain(settings.openai_api_key),
             text_model=settings.openai_text_model,
             image_model=settings.openai_image_model,
-            proxy=_plain(settings.aichats_proxy),
+            proxy=_plain(settings.provider_proxy),
             timeouts=timeouts,
-            image_max_bytes=settings.aichats_image_max_bytes,
-            image_memory_max_bytes=settings.aichats_image_memory_max_bytes,
-            image_allow_private=settings.aichats_image_allow_private,
+            image_max_bytes=settings.provider_image_max_bytes,
+            image_memory_max_bytes=settings.provider_image_memory_max_bytes,
+            image_allow_private=settings.provider_image_allow_private,
         )
     return AiChats(
         url=settings.aichats_url,
         cookie=_plain(settings.aichats_cookie),
         user_agent=settings.aichats_user_agent,
-        proxy=_plain(settings.aichats_proxy),
+        proxy=_plain(settings.provider_proxy),
         timeouts=timeouts,
-        image_max_bytes=settings.aichats_image_max_bytes,
-        image_memory_max_bytes=settings.aichats_image_memory_max_bytes,
-        image_allow_private=settings.aichats_image_allow_private,
+        image_max_bytes=settings.provider_image_max_bytes,
+        image_memory_max_bytes=settings.provider_image_memory_max_bytes,
+        image_allow_private=settings.provider_image_allow_private,
     )
 
 

@@ -19,7 +19,7 @@ async def reach(settings: "Settings") -> int:
     Raises:
         WorkerError: Nobody does, within REACH_TIMEOUT_SECONDS.
     """
-    proxy = settings.aichats_proxy.get_secret_value() if settings.aichats_proxy else None
+    proxy = settings.provider_proxy.get_secret_value() if settings.provider_proxy else None
     timeouts = Timeouts(REACH_TIMEOUT_SECONDS, REACH_TIMEOUT_SECONDS, REACH_TIMEOUT_SECONDS)
     upstream = Upstream(proxy=proxy, timeouts=timeouts)
     try:

@@ -21,7 +21,7 @@ def refused() -> BadResponse:
     """Return the error of an image at an address that is not allowed. It does not say which address that was."""
     return BadResponse(
         "the provider named an image at an address that is not public; try again, or allow it with "
-        "AICHATS_IMAGE_ALLOW_PRIVATE"
+        "PROVIDER_IMAGE_ALLOW_PRIVATE"
     )
 
 

@@ -29,9 +29,9 @@ UPSTREAM_ERRORS = (
 )
 
 NAME_UNKNOWN = "the provider's name cannot be resolved; check the provider's URL and this machine's DNS"
-PROXY_UNREACHABLE = "the proxy cannot be reached; check AICHATS_PROXY, or the request's proxy"
-PROXY_REFUSED = "the proxy refused the connection; check AICHATS_PROXY, or the request's proxy"
-PROXY_CREDENTIALS = "the proxy demands other credentials; check AICHATS_PROXY, or the request's proxy"
+PROXY_UNREACHABLE = "the proxy cannot be reached; check PROVIDER_PROXY, or the request's proxy"
+PROXY_REFUSED = "the proxy refused the connection; check PROVIDER_PROXY, or the request's proxy"
+PROXY_CREDENTIALS = "the proxy demands other credentials; check PROVIDER_PROXY, or the request's proxy"
 
 _SENTENCES: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
     # The order matters: what is more special comes first.

@@ -11,7 +11,8 @@ from aichats_schemas.events import StreamEvent
 from aichats_schemas.subjects import KINDS, QUEUE, Kind, ReplyRule, Subjects
 from aichats_worker.errors import Abandoned, HandedOver, Overloaded, TooLarge, WorkerError
 from aichats_worker.request.call import MODELS, Call, core_call
-from aichats_worker.request.executor import Executor, Outcome
+from aichats_worker.request.executor import Executor
+from aichats_worker.request.outcome import Outcome
 from aichats_worker.request.reply import Reply
 from aichats_worker.telemetry import Telemetry
 

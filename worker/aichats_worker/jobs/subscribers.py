@@ -34,8 +34,9 @@ from aichats_worker.jobs.lease import Lease, Pulse
 from aichats_worker.jobs.letters import REASON_MAX_CHARS, DeadLetters
 from aichats_worker.jobs.provision import consumer_name
 from aichats_worker.request.call import MODELS, Call, job_call
-from aichats_worker.request.executor import Executor, Outcome
-from aichats_worker.request.reply import Completed, Reply
+from aichats_worker.request.executor import Executor
+from aichats_worker.request.outcome import Completed, Outcome
+from aichats_worker.request.reply import Reply
 from aichats_worker.request.slots import Slots
 from aichats_worker.telemetry import Telemetry
 from aichats_worker.text import ascii_line

@@ -23,13 +23,12 @@ from aichats_worker.errors import (
 )
 from aichats_worker.provider import Finish, Provider, Question
 from aichats_worker.request.call import Call, Limits, read_request
-from aichats_worker.request.reply import Completed, Replies, Reply
+from aichats_worker.request.outcome import Completed, Outcome
+from aichats_worker.request.reply import Replies, Reply
 from aichats_worker.request.slots import Slots
 from aichats_worker.telemetry import Telemetry
 
 log = structlog.get_logger(__name__)
-
-Outcome = Completed | WorkerError | Abandoned
 
 # After a stop, how long requests get to publish their ends before the connection is closed under them.
 STOP_TIMEOUT_SECONDS = 5.0

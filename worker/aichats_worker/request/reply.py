@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -17,8 +16,9 @@ from nats.js import JetStreamContext
 
 from aichats_schemas.subjects import SERVICE_ERROR, SERVICE_ERROR_CODE
 from aichats_worker.errors import Internal, TooLarge, WorkerError
-from aichats_worker.provider import Finish, Picture
+from aichats_worker.provider import Picture
 from aichats_worker.request.call import Call
+from aichats_worker.request.outcome import Completed
 from aichats_worker.text import ascii_line
 
 log = structlog.get_logger(__name__)
@@ -32,26 +32,6 @@ TICKS_PER_KEEPALIVE = 8
 STORED_TIMEOUT_SECONDS = 5.0
 STOP_TIMEOUT_SECONDS = 1.0
 NO_RESPONDERS = "503"
-
-
-@dataclass(frozen=True, slots=True)
-class Completed:
-    """A request that ended well: what its final event says. Times in seconds of the event loop."""
-
-    model: str
-    finish: Finish
-    metadata: dict[str, str] | None = field(repr=False)
-    queued: float
-    started: float
-
-    def timing(self, first: float | None) -> dict[str, int]:
-        """Milliseconds since the start; without any content, the first is the end."""
-        now = time.monotonic()
-        return {
-            "queued_ms": round(self.queued * 1000),
-            "first_ms": round(((first or now) - self.started) * 1000),
-            "total_ms": round((now - self.started + self.queued) * 1000),
-        }
 
 
 class Reply:
@@ -159,13 +139,7 @@ class Reply:
         Raises:
             TooLarge: An `ask`'s answer does not fit one message; nothing was published.
         """
-        data: dict[str, Any] = {"finish_reason": completed.finish.finish_reason, "last_seq": self._seq}
-        data["model"] = completed.model
-        if completed.finish.tries_left is not None:
-            data["provider"] = {"tries_left": completed.finish.tries_left}
-        if completed.metadata:
-            data["metadata"] = completed.metadata
-        data["timing"] = completed.timing(self._first)
+        data = completed.data(last_seq=self._seq, first=self._first)
         if not self._ask:
             await self._end(self._payload(b"done", orjson.dumps(data)))
             return

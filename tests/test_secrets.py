@@ -25,7 +25,7 @@ from aichats_worker.jobs.letters import DeadLetter
 from aichats_worker.provider import Finish, Picture, Question
 from aichats_worker.provider.generator import ImageResponse
 from aichats_worker.request.call import Call
-from aichats_worker.request.reply import Completed
+from aichats_worker.request.outcome import Completed
 from aichats_worker.settings import SettingsError, load_settings
 from aichats_worker.simulator.answers import CUT
 from aichats_worker.simulator.server import Simulator

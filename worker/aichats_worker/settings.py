@@ -211,7 +211,7 @@ def load_settings(**overrides: Any) -> Settings:
 
 
 def unknown_variables(environment: Iterable[str]) -> list[str]:
-    """Return a sentence for each variable that looks like a setting of ours and is none, with the one that was meant."""
+    """Return a sentence for each variable that looks like a setting and is none, with the one that was meant."""
     known = [name.upper() for name in Settings.model_fields]
     wrong = sorted(name for name in environment if name.startswith(OURS) and name not in known)
     return [f"{name} is no setting{_meant(name, known)}." for name in wrong]
@@ -220,7 +220,7 @@ def unknown_variables(environment: Iterable[str]) -> list[str]:
 def _meant(name: str, known: list[str]) -> str:
     own_name = name.partition("_")[2]  # PROVIDER_PROXY for AICHATS_PROXY: a prefix is easily mistaken
     same = [each for each in known if each.partition("_")[2] == own_name]
-    close = same or difflib.get_close_matches(name, known, n=1)
+    close = same or difflib.get_close_matches(name, known, n=1, cutoff=0.75)
     return f"; {close[0]} was probably meant" if close else ""
 
 

@@ -203,7 +203,7 @@ async def test_an_error_that_no_retry_mends_ends_the_job_with_a_dead_letter(
 async def test_the_last_delivery_that_fails_ends_the_job_with_a_dead_letter(
     broker: Broker, start_jobs: StartJobs, simulator: Simulator
 ) -> None:
-    await start_jobs(worker_max_deliver=3)
+    await start_jobs(worker_attempts_max=3)
     await broker.submit("[sim: status=503]")
     (error,) = await broker.end()
     assert (error.data.code, error.attempt) == ("provider_unavailable", 3)
@@ -305,7 +305,7 @@ async def test_a_frozen_worker_publishes_nothing_after_its_lease(
 async def test_a_job_whose_worker_dies_on_the_last_delivery_gets_its_end_from_another(
     broker: Broker, spawn_worker: SpawnWorker, *, another_is_up: bool
 ) -> None:
-    settings = settings_for(broker, WORKER_MAX_DELIVER="1")
+    settings = settings_for(broker, WORKER_ATTEMPTS_MAX="1")
     first = await spawn_worker(**settings)
     await provisioned(broker)
     await broker.submit("[sim: words=300 pause=0.1]")

@@ -19,7 +19,7 @@ __all__ = ["broker", "start_jobs"]
 
 
 def provisioner(broker: Broker, limits: Limits | None = None, *, ack_wait_seconds: float = 30) -> Provisioner:
-    return Provisioner(broker.js, Subjects(), ack_wait_seconds=ack_wait_seconds, max_deliver=5, limits=limits)
+    return Provisioner(broker.js, Subjects(), ack_wait_seconds=ack_wait_seconds, limits=limits)
 
 
 async def test_everything_is_made_once_and_then_there_is_nothing_to_change(broker: Broker) -> None:

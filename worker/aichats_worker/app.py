@@ -79,7 +79,7 @@ class App:
         )
         self._core_subscribers = self._core.subscribe(self.broker, self.subjects)
         self.web = Web(self.broker, self.telemetry.registry, live=self._live, ready=self._ready)
-        self.serving: Serving | None = None
+        self._serving: Serving | None = None
         self._resumes: Resumes | None = None
         self._subscribed = False
         self._draining = False
@@ -129,20 +129,20 @@ class App:
         describe(self.broker, self.subjects.job)
         self.telemetry.watch_clock(jobs.clock.offset)
         self._resumes = Resumes(self._mail, jobs, self.watch, self.telemetry)
-        self.serving = Serving(
+        self._serving = Serving(
             jobs,
             self._mail,
             self.slots,
             prepare=lambda: self._provision(self._mail.bus.js),
             opened=self._resumes.start,
         )
-        self.telemetry.watch_jobs(lambda: self.serving is not None and self.serving.trouble() is None)
-        self.serving.start()
+        self.telemetry.watch_jobs(lambda: self._serving is not None and self._serving.trouble() is None)
+        self._serving.start()
 
     def _reconnected(self) -> None:
         self.admission.again()
-        if self.serving is not None:
-            self.serving.again()
+        if self._serving is not None:
+            self._serving.again()
 
     async def _provision(self, js: JetStreamContext) -> None:
         settings = self.settings
@@ -162,6 +162,11 @@ class App:
         if drift:
             log.warning(f"the streams differ from what this worker expects: {'; '.join(map(str, drift))}")  # noqa: G004 - one sentence
 
+    @property
+    def jobs(self) -> Serving | None:
+        """The jobs' place here; None as long as none are served."""
+        return self._serving if self._serving is not None and self._serving.served.is_set() else None
+
     async def drain(self) -> int:
         """Leave the queue group first, then finish what runs, then close. Returns how many were cut off."""
         if self._draining:
@@ -175,11 +180,11 @@ class App:
                 await self.admission.leave()
             except (NatsError, TimeoutError) as error:
                 log.warning("left without the broker's word", error=type(error).__name__)
-        if self.serving is not None:
-            await self.serving.leave()
+        if self._serving is not None:
+            await self._serving.leave()
         cut = await self.runs.drain(self.settings.worker_drain_timeout_seconds)
-        if self.serving is not None:
-            await self.serving.stop()
+        if self._serving is not None:
+            await self._serving.stop()
         await self.close()
         return cut
 

@@ -172,13 +172,17 @@ class Cancels:
         place = Place()
         try:
             found = await self._jobs.queue.find(tenant, request_id)
-            place = await self._jobs.records.place(job_call(f"{tenant}.{request_id}", "text", headers={}, body=b""))
         except NotFoundError:
             found = []  # no queue: nobody holds it
         except (NoRespondersError, ServiceUnavailableError):
             if self._served:
                 raise
             found = []
+        try:
+            place = await self._jobs.records.place(job_call(f"{tenant}.{request_id}", "text", headers={}, body=b""))
+        except NatsError:
+            if found:
+                raise
         kind = place.entry.mark.kind if place.entry is not None else None
         # Of two kinds under one id, the one that began first has it: the other is no job of this id.
         return next((job for job in found if kind in (None, job.call.kind)), None), place

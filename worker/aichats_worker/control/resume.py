@@ -114,7 +114,8 @@ class Resumes:
 
     async def _serve(self, run: Run) -> None:
         """Answer one request, to an end in every case but one: nobody listens."""
-        call, end = run.call, None
+        call = run.call
+        end: WorkerError | Abandoned | None = None
         request, refusal = ResumeRequest(id=call.id), None
         try:
             request = self._read(call)
@@ -124,9 +125,9 @@ class Resumes:
         with self._watch.kept(outlet, on_gone=lambda: run.stop(RequesterGone())):
             try:
                 run.begin()
-                if refusal is not None:
-                    raise refusal
-                await self._follow(run, outlet, request)
+                if refusal is None:
+                    await self._follow(run, outlet, request)
+                end = refusal
             except (WorkerError, Abandoned) as error:
                 end = error
             except asyncio.CancelledError:

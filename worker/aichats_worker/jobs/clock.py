@@ -13,7 +13,7 @@ OFF_MAX_SECONDS: Final = 1.0
 
 
 class BrokerClock:
-    """Keeps the broker's time by this machine's monotonic clock, which nobody sets. Each answer of the API corrects it."""
+    """Keeps the broker's time by this machine's monotonic clock, which nobody sets; the API's answers correct it."""
 
     def __init__(self) -> None:
         self._ahead: float | None = None  # of the monotonic clock

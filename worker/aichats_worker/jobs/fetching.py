@@ -17,7 +17,7 @@ from aichats_worker.request.slots import Slots
 log = structlog.get_logger(__name__)
 
 REQUEST_SECONDS: Final = 5.0
-# Jobs that were asked for and meet a worker that core requests have filled meanwhile: few, and the others get them soon.
+# What was asked for and meets a worker that core requests have filled meanwhile is to be little.
 BATCH_MAX: Final = 64
 PAUSE_SECONDS: Final = 1.0
 STOP_TIMEOUT_SECONDS: Final = 1.0

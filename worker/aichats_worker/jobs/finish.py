@@ -1,4 +1,4 @@
-"""The one way a job ends: its end is stored, its letter is kept, it is removed; in this order, and each until it is done.
+"""The one way a job ends: its end is stored, its letter is kept, it is removed. In this order, each until it is done.
 
 Whoever comes later finishes what somebody began: the record's end is the truth, and all that follows can be repeated.
 """

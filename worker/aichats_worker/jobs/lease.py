@@ -5,7 +5,7 @@ No more than that: whether a job is still ours its record says.
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
 
@@ -20,6 +20,8 @@ log = structlog.get_logger(__name__)
 RENEWALS_PER_ACK_WAIT: Final = 3
 TICK_MAX_SECONDS: Final = 0.5
 
+Check = Callable[[], Awaitable[bool]]
+
 
 class Leases:
     """All jobs that this worker has in work.
@@ -32,6 +34,7 @@ class Leases:
         self._queue = queue
         self._ack_wait: dict[Kind, float] = {}
         self._held: dict[int, tuple[Job, float]] = {}
+        self._checks: dict[int, Check] = {}
         self._task: asyncio.Task[None] | None = None
 
     def follow(self, kind: Kind, ack_wait_seconds: float) -> None:
@@ -61,6 +64,11 @@ class Leases:
             yield
         finally:
             self._held.pop(job.seq, None)
+            self._checks.pop(job.seq, None)
+
+    def check(self, job: Job, check: Check) -> None:
+        """Have it looked at whether a job that is held is still ours, where its lease was renewed too late."""
+        self._checks[job.seq] = check
 
     async def _renew(self) -> None:
         while True:
@@ -68,14 +76,17 @@ class Leases:
             await asyncio.sleep(min(interval / 2, TICK_MAX_SECONDS))
             now = time.monotonic()
             for job, since in list(self._held.values()):
-                if now - since >= self._ack_wait[job.call.kind] / RENEWALS_PER_ACK_WAIT - TICK_MAX_SECONDS / 2:
-                    self._held[job.seq] = job, now
-                    await self._say(job)
+                ack_wait = self._ack_wait[job.call.kind]
+                if now - since >= ack_wait / RENEWALS_PER_ACK_WAIT - TICK_MAX_SECONDS / 2:
+                    await self._say(job, late=now - since > ack_wait)
 
-    async def _say(self, job: Job) -> None:
-        if job.seq not in self._held:
-            return
+    async def _say(self, job: Job, *, late: bool) -> None:
+        """Renew one lease. One that is too late keeps what may be somebody else's: its record is asked first."""
         try:
-            await self._queue.keep(job)
+            if late and job.seq in self._checks and not await self._checks[job.seq]():
+                return
+            if job.seq in self._held:
+                self._held[job.seq] = job, time.monotonic()
+                await self._queue.keep(job)
         except NatsError as error:
             log.warning("a job's lease is not renewed", error=type(error).__name__)

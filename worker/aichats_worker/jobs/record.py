@@ -215,6 +215,16 @@ class Record:
         self._pending = self._envelope.event(kind, data), {**(headers or {}), MARK: str(mark)}
         await self._until_stored(tries_max)
 
+    async def is_ours(self) -> bool:
+        """Say whether nobody else has written behind our last event.
+
+        Raises:
+            nats.errors.Error: It cannot be found out.
+        """
+        message = await self._messages.next(self._subject, self._last_seq + 1)
+        mark = read_mark(message.headers) if message is not None else None
+        return mark is None or (mark.writer, mark.delivery) == (self.mark.writer, self.mark.delivery)
+
     async def _until_stored(self, tries_max: int | None) -> None:
         tries, pause = 0, PAUSE_MIN_SECONDS
         while self._pending is not None:

@@ -122,6 +122,7 @@ class Jobs:
             return
         started = job.of_attempt(start.attempt)
         run.call = started.call
+        self.leases.check(job, lambda: _still_ours(start, run))
         with ExitStack() as kept:
             if copies is not None:
                 kept.enter_context(self._watch.kept(copies))
@@ -154,3 +155,11 @@ class Jobs:
     def copies(self, call: Call) -> Copies | None:
         """Return where a job's events go beside its record; None where it names no `reply_to`."""
         return Copies(self._watch.line(call.reply_to), call.id) if call.reply_to else None
+
+
+async def _still_ours(record: Record, run: Run) -> bool:
+    """Look whether a job is still ours; stop its run where it is not."""
+    ours = await record.is_ours()
+    if not ours:
+        run.stop(JobLost())
+    return ours

@@ -143,6 +143,8 @@ class App:
         self.admission.again()
         if self._serving is not None:
             self._serving.again()
+        if self._resumes is not None:
+            self._resumes.again()
 
     async def _provision(self, js: JetStreamContext) -> None:
         settings = self.settings

@@ -18,6 +18,7 @@ from aichats_worker.errors import (
     Abandoned,
     Expired,
     Internal,
+    Interrupted,
     InvalidRequest,
     Overloaded,
     RequesterGone,
@@ -88,6 +89,11 @@ class Resumes:
     async def start(self) -> None:
         """Subscribe."""
         self._subscription = await self._bus.nc.subscribe(self._bus.subjects.resume(), queue=QUEUE, cb=self._requested)
+
+    def again(self) -> None:
+        """After a reconnect: what was on its way is lost, and nobody knows how much. Whoever reads asks again."""
+        for run in list(self._runs.values()):
+            run.stop(Interrupted("the connection to the broker broke; resume again with `after`"))
 
     async def stop(self) -> None:
         """Take no more, and end those that are under way: their requesters ask another worker, with `after`."""

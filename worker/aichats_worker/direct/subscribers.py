@@ -49,6 +49,7 @@ class CoreDelivery:
         """Publish the end, or have another worker do it all."""
         if isinstance(outcome, Overloaded):
             self._reply.hush()  # the other one's events begin at 0
+            self._core.executor.runs.step_aside(run)  # it may come back here, where a slot is free by now
             outcome = await self._core.elsewhere(self.call)
         self._core.executor.runs.release(run)  # before the end is out: the next request of this id may come
         if isinstance(outcome, Abandoned):

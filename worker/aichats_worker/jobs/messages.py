@@ -15,7 +15,7 @@ NO_MESSAGE: Final = 10037
 EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
 
 
-class Refused(Exception):
+class Fenced(Exception):
     """The broker did not store a message: another one is the last of its subject."""
 
 
@@ -94,7 +94,7 @@ class Messages:
         """Store a message behind the one that is expected to be the last of its subject. Returns its place.
 
         Raises:
-            Refused: Another one is the last.
+            Fenced: Another one is the last.
             nats.errors.Error: Whether it is stored is not known.
         """
         fenced = {**headers, EXPECTED: str(expected)}
@@ -103,7 +103,7 @@ class Messages:
             return int(judged(answer.data)["seq"])
         except APIError as error:
             if error.err_code == WRONG_SEQUENCE:
-                raise Refused from None
+                raise Fenced from None
             raise
 
     async def _get(self, request: dict[str, Any]) -> StoredMessage | None:

@@ -18,7 +18,7 @@ from aichats_schemas.subjects import SERVICE_ERROR, SERVICE_ERROR_CODE, new_id
 from aichats_worker.errors import JobLost, TooLarge, WorkerError
 from aichats_worker.jobs.copies import Copies
 from aichats_worker.jobs.mailbox import Mailbox
-from aichats_worker.jobs.messages import Messages, Refused, StoredMessage
+from aichats_worker.jobs.messages import Fenced, Messages, StoredMessage
 from aichats_worker.jobs.queue import Job
 from aichats_worker.request.call import Call
 from aichats_worker.request.events import Envelope
@@ -250,7 +250,7 @@ class Record:
             seq = await self._messages.publish(
                 self._subject, payload, headers, expected=self._last_seq, timeout_seconds=STORE_TIMEOUT_SECONDS
             )
-        except Refused:
+        except Fenced:
             if not await self._caught_up():
                 self._lost = True
                 raise JobLost from None

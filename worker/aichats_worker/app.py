@@ -6,8 +6,6 @@ from typing import Any
 
 import structlog
 from nats.errors import Error as NatsError
-from nats.errors import TimeoutError as NatsTimeoutError
-from nats.js import JetStreamContext
 
 from aichats_schemas.subjects import Kind, ReplyRule, Subjects
 from aichats_worker import wiring
@@ -21,8 +19,9 @@ from aichats_worker.control.resume import Resumes
 from aichats_worker.direct.handover import Admission
 from aichats_worker.direct.subscribers import Core
 from aichats_worker.jobs.ending import Abandonments
-from aichats_worker.jobs.provision import Provisioner, ProvisionRefused
+from aichats_worker.jobs.provision import Provisioner
 from aichats_worker.jobs.subscribers import Jobs, Retries
+from aichats_worker.jobs.watching import StreamsWatch
 from aichats_worker.provider import Provider
 from aichats_worker.request.executor import Executor
 from aichats_worker.request.reply import Replies
@@ -84,6 +83,7 @@ class App:
         self.web = Web(self.broker, self.telemetry.registry, live=self._live, ready=self._ready)
         self.jobs: Jobs | None = None
         self._resumes: Resumes | None = None
+        self._streams: StreamsWatch | None = None
         self._starting_jobs: asyncio.Task[None] | None = None
         self._subscribed = False
         self._draining = False
@@ -105,25 +105,27 @@ class App:
         )
         await discovery.start(nc)
         max_deliver = self.settings.worker_max_deliver if self.settings.worker_jobs else 0
-        bus = Bus(nc, nc.jetstream(timeout=JETSTREAM_TIMEOUT_SECONDS), self.subjects, self._rule)
+        domain = self.settings.nats_js_domain
+        js = nc.jetstream(domain=domain, timeout=JETSTREAM_TIMEOUT_SECONDS)
+        bus = Bus(nc, js, self.subjects, self._rule, domain)
         await Cancels(bus, self.executor, self.telemetry, max_deliver=max_deliver).start()
         await self.broker.start()
         await self.admission.start(nc, self._core_subscribers, partial(self._core.accept, has_slot=True))
         await settle(nc)  # broker.start() returns before the server has the subscriptions
         self._subscribed = True
         if self.settings.worker_jobs:
+            self._streams = self._watch_streams(bus)
+            self._streams.start()
             self._starting_jobs = asyncio.create_task(self._start_jobs(bus), name="start-jobs")
         log.info("ready", instance=discovery.id, prefix=self.subjects.prefix, max_payload=nc.max_payload)
 
     async def _start_jobs(self, bus: Bus) -> None:
         """Serve jobs as soon as JetStream lets us; core requests are served meanwhile."""
+        if self._streams is not None:
+            await self._streams.until_well()
         while self.jobs is None:
             try:
-                await self._provision(bus.js)
                 self.jobs = await self._open_jobs(bus)
-            except ProvisionRefused as error:
-                log.error("jobs are not served: their streams differ from what is wanted", changes=str(error))  # noqa: TRY400 - the changes say it all
-                return
             except (NatsError, TimeoutError) as error:
                 reason = str(error) or type(error).__name__
                 log.warning("jobs are not served yet: turn JetStream on, or set WORKER_JOBS=off", error=reason)
@@ -145,24 +147,18 @@ class App:
         await jobs.subscribe(self.broker, settings.nats_inbox_prefix)
         return jobs
 
-    async def _provision(self, js: JetStreamContext) -> None:
+    def _watch_streams(self, bus: Bus) -> StreamsWatch:
         settings = self.settings
         provisioner = Provisioner(
-            js,
-            self.subjects,
+            bus,
+            timeout_seconds_max=settings.worker_timeout_seconds_max,
             ack_wait_seconds=settings.worker_ack_wait_seconds,
-            max_deliver=settings.worker_max_deliver,
         )
-        if settings.worker_jobs_provision:
-            for change in await provisioner.apply():
-                log.info("provisioned", change=str(change))
-            return
-        try:
-            drift = await provisioner.changes()
-        except NatsTimeoutError:
-            return  # no rights to look: whoever provisioned has them
-        if drift:
-            log.warning(f"the streams differ from what this worker expects: {'; '.join(map(str, drift))}")  # noqa: G004 - one sentence
+        watch = StreamsWatch(
+            provisioner, mend=settings.worker_jobs_provision, connected=lambda: bool(bus.nc.is_connected)
+        )
+        self.telemetry.watch_streams(lambda: len(watch.problems()))
+        return watch
 
     async def drain(self) -> int:
         """Leave the queue group first, then finish what runs, then close. Returns how many were cut off."""
@@ -172,6 +168,8 @@ class App:
         nc = self.broker.connection if self._subscribed else None
         if self._starting_jobs is not None:
             self._starting_jobs.cancel()
+        if self._streams is not None:
+            await self._streams.stop()
         if nc is not None:
             try:
                 await self.admission.leave()

@@ -13,7 +13,9 @@ from nats.errors import Error as NatsError
 from nats.js.errors import APIError
 
 from aichats_worker.broker.bus import Bus
+from aichats_worker.commands.operating import dead_drop, dead_list, dead_retry, dead_show
 from aichats_worker.jobs.letters import DeadLetter, DeadLetters, RetryRefused
+from aichats_worker.settings import load_settings
 from tests.commands.test_commands import command
 from tests.jobs.provisioned import WAIT_SECONDS, bus, job, provisioner, server, submit
 from tests.processes import ROOT, NatsServer
@@ -151,26 +153,40 @@ async def test_retry_is_not_swallowed_by_a_message_id(bus: Bus, letters: DeadLet
         assert await stored(bus, "AIJOBS", ">") == 1
 
 
-async def test_commands_list_show_retry_and_drop(bus: Bus, letters: DeadLetters, server: NatsServer) -> None:
-    url = server.url
-    assert (await command("dead", "list", "--server", url)).out == b"there are no dead letters\n"
-    assert (await command("dead", "list", "--json", "--server", url)).out == b""
+async def test_operators_list_show_retry_and_drop(
+    letters: DeadLetters, server: NatsServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = load_settings(nats_url=server.url)
+    await dead_list(settings, as_json=True)
+    await dead_list(settings, as_json=False)
+    assert capsys.readouterr().out == "there are no dead letters\n"
     for number in range(2):
         await write(letters, f"r{number}", headers={"correlation_id": "c7"})
-    rows = [json.loads(line) for line in (await command("dead", "list", "--json", "--server", url)).out.splitlines()]
+    await dead_list(settings, as_json=True)
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [(row["number"], row["id"], row["code"], row["attempts"]) for row in rows] == [
         (1, "r0", "internal", 3),
         (2, "r1", "internal", 3),
     ]
-    lines = (await command("dead", "list", "--server", url)).out.decode().splitlines()
-    assert [line.split()[0] for line in lines] == ["number", "1", "2"]
-    shown = json.loads((await command("dead", "show", "1", "--server", url)).out)
+    await dead_list(settings, as_json=False)
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["number", "1", "2"]
+    shown = await dead_show(settings, 1)
     assert (shown["body"], shown["headers"]["correlation_id"]) == ("hi", "c7")
-    assert (await command("dead", "retry", "1", "--server", url, stdin=b"n\n")).status == 1, "not without a yes"
-    assert (await command("dead", "retry", "1", "--yes", "--server", url)).out == b"submitted r0 again\n"
-    assert (await command("dead", "drop", "2", "--yes", "--server", url)).out == b"dropped r1\n"
-    gone = await command("dead", "show", "2", "--server", url)
+    assert (await dead_retry(settings, 1), await dead_drop(settings, 2)) == ("r0", "r1")
+    assert await kept(letters) == []
+
+
+async def test_a_number_that_is_none_is_said_so(letters: DeadLetters, server: NatsServer) -> None:
+    gone = await command("dead", "show", "2", "--server", server.url)
     assert (gone.status, gone.err) == (1, "there is no dead letter 2; `aichats-worker dead list` shows them\n")
+
+
+async def test_nothing_is_tried_again_without_a_yes(letters: DeadLetters, server: NatsServer) -> None:
+    await write(letters)
+    assert (await command("dead", "retry", "1", "--server", server.url, stdin=b"n\n")).status == 1
+    assert len(await kept(letters)) == 1
+    ran = await command("dead", "retry", "1", "--yes", "--server", server.url)
+    assert ran.out == b"submitted r1 again\n"
 
 
 async def test_a_reason_is_whole_in_a_pipe(letters: DeadLetters, server: NatsServer) -> None:

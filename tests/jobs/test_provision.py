@@ -1,20 +1,25 @@
 """The streams and consumers: made in an order that loses nothing, brought up to date, never at the price of data."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 import nats
-import orjson
 import pytest
+from nats.errors import Error as NatsError
 from nats.js.api import ConsumerConfig, RetentionPolicy, StorageType, StreamConfig
 from nats.js.errors import APIError, NotFoundError
 
 from aichats_worker.broker.bus import Bus
+from aichats_worker.commands.operating import provision
+from aichats_worker.jobs.letters import DeadLetters
 from aichats_worker.jobs.provision import ProvisionRefused
-from aichats_worker.jobs.streams import CLOSED_MAX_BYTES
+from aichats_worker.jobs.streams import CLOSED_MAX_BYTES, Choices
+from aichats_worker.settings import load_settings
+from aichats_worker.simulator.server import Simulator
 from tests.commands.test_commands import command
-from tests.jobs.provisioned import api, below, bus, config, provisioner, server, submit
-from tests.processes import NatsServer
+from tests.conftest import StartWorker
+from tests.jobs.provisioned import WAIT_SECONDS, api, below, bus, config, job, provisioner, server, submit
+from tests.processes import NatsServer, free_port
 
 __all__ = ["bus", "server"]
 
@@ -110,17 +115,17 @@ async def test_whoever_comes_after_one_that_failed_half_way_opens_the_queue(bus:
 
 async def test_a_broker_with_a_small_disk_says_which_options_help(own_nats_server: Callable[..., NatsServer]) -> None:
     small = own_nats_server("jetstream { max_file_store: 100MB }")
-    refused = await command("provision", "--server", small.url)
-    assert refused.status == 1
-    assert refused.err == (
+    nc = await nats.connect(small.url)
+    bus = Bus(nc, nc.jetstream())
+    with pytest.raises(ProvisionRefused) as caught:
+        await provisioner(bus).apply()
+    assert str(caught.value) == (
         "AIOUT: insufficient storage resources available; `aichats-worker provision` takes --jobs-max-bytes, "
-        "--results-max-bytes and --dead-max-bytes\n"
+        "--results-max-bytes and --dead-max-bytes"
     )
     sizes = ["--jobs-max-bytes", "30000000", "--results-max-bytes", "30000000", "--dead-max-bytes", "30000000"]
     assert (await command("provision", *sizes, "--server", small.url)).status == 0
-    nc = await nats.connect(small.url)
-    # A worker that starts leaves them so.
-    assert await provisioner(Bus(nc, nc.jetstream())).apply() == []
+    assert await provisioner(bus).apply() == [], "a worker that starts leaves them so"
     await nc.close()
 
 
@@ -234,55 +239,75 @@ async def test_a_message_id_of_another_tenant_makes_no_job_vanish(bus: Bus) -> N
 
 
 async def test_provision_says_what_it_does_and_dry_run_does_nothing(bus: Bus, server: NatsServer) -> None:
-    dry = await command("provision", "--dry-run", "--server", server.url)
-    assert (dry.status, dry.out.decode().count("make it")) == (0, 5)
+    settings = load_settings(nats_url=server.url)
+    would = await provision(settings, Choices(), dry_run=True)
+    assert len(would) == 5
     with pytest.raises(NotFoundError):
         await bus.js.stream_info("AIJOBS")
-    assert (await command("provision", "--server", server.url)).out == dry.out
-    assert (await command("provision", "--server", server.url)).out == b"nothing to change\n"
+    assert await provision(settings, Choices(), dry_run=False) == would
+    assert await provision(settings, Choices(), dry_run=False) == []
     await bus.js.add_consumer("AIDEAD", ConsumerConfig(durable_name="someone-elses"))
-    chosen = ["--jobs-max", "5", "--dead-max-age", "90d"]
-    assert (await command("provision", *chosen, "--server", server.url)).out == (
-        b"AIDEAD: max_age 2592000 s -> 7776000 s\nAIJOBS: max_msgs 100000 -> 5\n"
-    )
-    assert (await command("provision", "--server", server.url)).out == b"nothing to change\n"
-    assert (await command("provision", "--dead-max-age", "soon", "--server", server.url)).status == 2
+    ran = await command("provision", "--jobs-max", "5", "--dead-max-age", "90d", "--server", server.url)
+    assert ran.out == b"AIDEAD: max_age 2592000 s -> 7776000 s\nAIJOBS: max_msgs 100000 -> 5\n"
+    assert await provision(settings, Choices(), dry_run=False) == [], "what is not named stays"
 
 
-async def test_more_replicas_than_servers_are_refused_with_a_sentence(server: NatsServer) -> None:
-    ran = await command("provision", "--replicas", "3", "--server", server.url)
-    assert (ran.status, ran.out) == (1, b"")
-    assert ran.err.startswith("AIOUT: replicas > 1 not supported in non-clustered mode")
+async def test_a_duration_without_a_unit_is_wrong_usage(server: NatsServer) -> None:
+    ran = await command("provision", "--dead-max-age", "90", "--server", server.url)
+    assert (ran.status, ran.out) == (2, b"")
+
+
+async def test_more_replicas_than_servers_are_refused_with_a_sentence(bus: Bus) -> None:
+    with pytest.raises(ProvisionRefused, match=r"^AIOUT: replicas > 1 not supported in non-clustered mode"):
+        await provisioner(bus, replicas=3).apply()
 
 
 @pytest.fixture
-def hub(own_nats_server: Callable[..., NatsServer]) -> tuple[NatsServer, NatsServer]:
-    """A server with JetStream in the domain `hub`, and a leaf of it without."""
-    from tests.processes import free_port  # noqa: PLC0415
-
+async def far(own_nats_server: Callable[..., NatsServer]) -> AsyncIterator[Bus]:
+    """Connected to a leaf node without JetStream, whose hub has it in the domain `hub`."""
     port = free_port()
-    hub = own_nats_server(f'server_name: hub\njetstream {{ domain: hub }}\nleafnodes {{ listen: "127.0.0.1:{port}" }}')
-    leaf = own_nats_server(
-        f'server_name: leaf\nleafnodes {{ remotes: [{{ url: "nats://127.0.0.1:{port}" }}] }}', jetstream=False
-    )
-    return hub, leaf
-
-
-async def test_streams_in_another_domain_are_provisioned_over_a_leaf(hub: tuple[NatsServer, NatsServer]) -> None:
-    nc = await nats.connect(hub[1].url)
-    bus = Bus(nc, nc.jetstream(domain="hub"), domain="hub")
-    async with asyncio.timeout(20):
-        while not (await leafs(hub[0])):
-            await asyncio.sleep(0.02)
-    assert len(await provisioner(bus).apply()) == 5
-    assert await provisioner(bus).apply() == []
+    own_nats_server(f'server_name: hub\njetstream {{ domain: hub }}\nleafnodes {{ listen: "127.0.0.1:{port}" }}')
+    remote = f'leafnodes {{ remotes: [{{ url: "nats://127.0.0.1:{port}" }}] }}'
+    leaf = own_nats_server(f"server_name: leaf\n{remote}", jetstream=False)
+    nc = await nats.connect(leaf.url)
+    found = Bus(nc, nc.jetstream(domain="hub", timeout=1), domain="hub")
+    async with asyncio.timeout(WAIT_SECONDS):
+        while True:
+            try:
+                await found.js.account_info()
+                break
+            except NatsError:
+                await asyncio.sleep(0.05)
+    yield found
     await nc.close()
 
 
-async def leafs(server: NatsServer) -> int:
-    """How many leaf nodes a server has."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", server.monitor_port)
-    writer.write(b"GET /leafz HTTP/1.0\r\n\r\n")
-    body = (await reader.read()).partition(b"\r\n\r\n")[2]
-    writer.close()
-    return int(orjson.loads(body)["leafs"] and len(orjson.loads(body)["leafs"]))
+async def test_streams_in_another_domain_are_provisioned_over_a_leaf(far: Bus) -> None:
+    assert len(await provisioner(far).apply()) == 5
+    assert await provisioner(far).apply() == []
+
+
+async def test_dead_letters_in_another_domain_are_written_read_and_tried_again(far: Bus) -> None:
+    await provisioner(far).apply()
+    letters = DeadLetters(far)
+    await letters.write(job(), stream_seq=1, code="internal", reason="why", attempts=1)
+    (letter,) = [letter async for letter in letters.all()]
+    await letters.retry(letter)
+    assert await held(far) == 1
+    assert [letter async for letter in letters.all()] == []
+
+
+async def test_a_worker_serves_the_jobs_of_another_domain(
+    far: Bus, start_worker: StartWorker, simulator: Simulator
+) -> None:
+    url = far.nc.connected_url
+    assert url is not None
+    app = await start_worker(nats_url=f"nats://{url.netloc}", nats_js_domain="hub", worker_jobs=True)
+    async with asyncio.timeout(WAIT_SECONDS):
+        while app.jobs is None:
+            await asyncio.sleep(0.02)
+    await far.js.publish("ai.v1.job.text.t.r1", b"[sim: words=1]")
+    async with asyncio.timeout(WAIT_SECONDS):
+        while await held(far):
+            await asyncio.sleep(0.05)
+    assert [request.content for request in simulator.requests] == ["[sim: words=1]"]

@@ -4,6 +4,7 @@ import asyncio
 import re
 import ssl
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import nats
@@ -116,7 +117,7 @@ async def cancels_are_heard(party: Party, tenant: str, site: Secured) -> None:
     assert f"never for {tenant}" not in [request.content for request in site.simulator.requests]
 
 
-async def a_job_whose_worker_dies_on_the_last_delivery_is_ended(party: Party, tenant: str, site: Secured) -> None:
+async def a_job_whose_workers_die_is_ended(party: Party, tenant: str, site: Secured) -> None:
     js = party.nc.jetstream()
     site.simulator.script(b"", status=503, prompt="deadly")
     site.simulator.script(HOLD, prompt="deadly")
@@ -153,7 +154,7 @@ def used(right: str, said: list[list[str]], way: str) -> bool:
     return False
 
 
-async def test_all_that_the_contract_has_works_and_no_right_of_worker_or_tenant_is_spare(site: Secured) -> None:
+async def everything_is_tried(site: Secured) -> None:
     for tenant in TENANTS:
         async with site.party(tenant) as party:
             await requests_are_answered(party, tenant)
@@ -161,15 +162,37 @@ async def test_all_that_the_contract_has_works_and_no_right_of_worker_or_tenant_
             await cancels_are_heard(party, tenant, site)
             assert party.refusals == []
     async with site.party("teama") as party:
-        await a_job_whose_worker_dies_on_the_last_delivery_is_ended(party, "teama", site)
+        await a_job_whose_workers_die_is_ended(party, "teama", site)
     letters = await dead_letters(site)
     assert {("teama", "hopeless", "provider_unavailable"), ("teamb", "hopeless", "provider_unavailable")} <= {*letters}
     assert ("teama", "abandoned", "internal") in letters
     assert "violation" not in "".join(log.read_text() for log in site.directory.glob("worker-*.log")).lower()
-    for user in ("worker", "teama"):
-        said = site.said(user)
-        for way in ("publish", "subscribe"):
-            assert [right for right in rights(user, way) if not used(right, said, way)] == []
+
+
+def spare(site: Secured) -> list[str]:
+    """The rights of worker and tenant that were not used."""
+    return [
+        right
+        for user in ("worker", "teama")
+        for way in ("publish", "subscribe")
+        for right in rights(user, way)
+        if not used(right, site.said(user), way)
+    ]
+
+
+OLD_ACKS = [f"$JS.ACK.AIJOBS.ai-workers-{kind}.>" for kind in ("text", "image")]
+NEW_ACKS = [f"$JS.ACK.*.*.AIJOBS.ai-workers-{kind}.>" for kind in ("text", "image")]
+
+
+async def test_all_that_the_contract_has_works_and_no_right_of_worker_or_tenant_is_spare(site: Secured) -> None:
+    await everything_is_tried(site)
+    assert spare(site) == NEW_ACKS
+
+
+async def test_the_same_with_the_acknowledgement_subjects_that_are_to_come(tmp_path: Path) -> None:
+    async with secured(tmp_path, new_acks=True) as site:
+        await everything_is_tried(site)
+        assert spare(site) == OLD_ACKS
 
 
 # Each is answered with a permissions violation, and nothing happens.
@@ -182,12 +205,16 @@ REFUSED_PUBLISH = {
         "$JS.API.INFO", "$JS.API.STREAM.INFO.AIJOBS", "$JS.API.STREAM.PURGE.AIOUT", "$JS.API.STREAM.DELETE.AIJOBS",
         "$JS.API.STREAM.MSG.GET.AIOUT", "$JS.API.DIRECT.GET.AIOUT", "$JS.API.CONSUMER.CREATE.AIOUT",
         "$JS.API.CONSUMER.CREATE.AIOUT.mine.ai.v1.out.teamb.r1", "$JS.API.CONSUMER.MSG.NEXT.AIJOBS.ai-workers-text",
-        "$JS.ACK.AIJOBS.ai-workers-text.1.1.1.1.0", "$SRV.INFO", "$SYS.REQ.SERVER.PING",
+        "$JS.ACK.AIJOBS.ai-workers-text.1.1.1.1.0", "$JS.ACK._.acc.AIJOBS.ai-workers-text.1.1.1.1.0",
+        "$SRV.INFO", "$SYS.REQ.SERVER.PING",
     ],
     "worker": [
         "ai.v1.req.text.teama", "ai.v1.job.text.teama.r1", "ai.v1.ctl.cancel.teama.r1",
         "$JS.API.STREAM.CREATE.AIJOBS", "$JS.API.STREAM.DELETE.AIJOBS", "$JS.API.STREAM.PURGE.AIJOBS",
-        "$JS.API.STREAM.MSG.GET.AIDEAD", "$JS.API.CONSUMER.CREATE.AIOUT", "$SYS.REQ.SERVER.PING",
+        "$JS.API.STREAM.PURGE.AIOUT", "$JS.API.STREAM.MSG.GET.AIDEAD", "$JS.API.STREAM.MSG.DELETE.AIOUT",
+        "$JS.API.CONSUMER.CREATE.AIOUT", "$JS.API.CONSUMER.CREATE.AIOUT.x", "$JS.API.CONSUMER.CREATE.AIJOBS.x",
+        "$JS.API.CONSUMER.CREATE.AIDEAD.x.ai.v1.dead.text.*.*", "$JS.API.CONSUMER.DELETE.AIJOBS.ai-workers-text",
+        "$JS.API.DIRECT.GET.AIDEAD", "$SYS.REQ.SERVER.PING",
     ],
     "operator": ["ai.v1.req.text.teama", "ai.v1.ctl.cancel.teama.r1", "ai.v1.out.teama.r1", "_INBOX.teama.x"],
 }  # fmt: skip
@@ -201,7 +228,8 @@ REFUSED_SUBSCRIBE = {
         "ai.v1.out.teama.>",
         "$SYS.>",
     ],
-    "worker": ["_INBOX.teama.>", ">", "ai.v1.req.>", "ai.v1.ctl.>", "ai.v1.job.>"],  # requests only in its queue group
+    # Requests only in its queue group, and records only through its own consumers.
+    "worker": ["_INBOX.teama.>", ">", "ai.v1.req.>", "ai.v1.ctl.>", "ai.v1.job.>", "ai.v1.out.>"],
     "operator": ["_INBOX.teama.>", "ai.v1.req.>", "ai.v1.out.>"],
 }
 

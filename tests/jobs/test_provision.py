@@ -13,7 +13,8 @@ from aichats_worker.broker.bus import Bus
 from aichats_worker.commands.operating import provision
 from aichats_worker.jobs.letters import DeadLetters
 from aichats_worker.jobs.provision import ProvisionRefused
-from aichats_worker.jobs.streams import CLOSED_MAX_BYTES, Choices
+from aichats_worker.jobs.streams import Choices
+from aichats_worker.jobs.wanted import CLOSED_MAX_BYTES
 from aichats_worker.settings import load_settings
 from aichats_worker.simulator.server import Simulator
 from tests.commands.test_commands import command

@@ -10,16 +10,8 @@ from nats.js.errors import APIError, NotFoundError
 
 from aichats_schemas.subjects import KINDS
 from aichats_worker.broker.bus import Bus
-from aichats_worker.jobs.streams import (
-    CLOSED_MAX_BYTES,
-    Change,
-    Choices,
-    Config,
-    Wanted,
-    is_closed,
-    wanted_consumer,
-    wanted_streams,
-)
+from aichats_worker.jobs.streams import Choices, wanted_consumer, wanted_streams
+from aichats_worker.jobs.wanted import CLOSED_MAX_BYTES, Change, Config, Wanted, is_closed
 
 API_TIMEOUT_SECONDS: Final = 5.0
 TRIES_MAX: Final = 10

@@ -274,6 +274,26 @@ async def test_the_doctor_finds_worker_and_operator_well(site: Secured) -> None:
     assert "1 answers" in operator.out.decode()
 
 
+async def test_the_operator_tries_a_dead_letter_again(site: Secured) -> None:
+    async with site.party("teama") as party:
+        await submit(party.nc.jetstream(), "text", "[sim: status=503]", request_id="again", tenant="teama")
+        assert (await whole(resume(party.nc, "again", tenant="teama"))).end is not None
+        async with asyncio.timeout(WAIT_SECONDS):
+            while not (numbers := await letters_of(site, "again")):
+                await asyncio.sleep(0.1)
+        ran = await site.command("operator", "dead", "retry", str(numbers[0]), "--yes")
+        assert (ran.status, ran.out, ran.err) == (0, b"submitted again again\n", "")
+        end = (await whole(resume(party.nc, "again", tenant="teama"))).end
+        assert end is not None, "it runs once more: its old record is gone"
+
+
+async def letters_of(site: Secured, request_id: str) -> list[int]:
+    """The numbers of the dead letters of a job."""
+    ran = await site.command("operator", "dead", "list", "--json")
+    rows = [orjson.loads(line) for line in ran.out.splitlines()]
+    return [row["number"] for row in rows if row["id"] == request_id]
+
+
 @pytest.mark.parametrize("tenant", TENANTS)
 async def test_a_tenant_asks_from_the_command_line(site: Secured, tenant: str) -> None:
     ran = await site.command(tenant, "ask", "[sim: words=2]", "--tenant", tenant)

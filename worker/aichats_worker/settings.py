@@ -39,6 +39,7 @@ class Settings(BaseSettings):
     nats_ca: str | None = Field(None, description="Path of the CA bundle that signs the server's certificate.")
     nats_cert: str | None = Field(None, description="Path of the client certificate; goes with NATS_KEY.")
     nats_key: str | None = Field(None, description="Path of the client certificate's key; goes with NATS_CERT.")
+    nats_js_domain: str | None = Field(None, description="The JetStream domain of the streams.")
     nats_inbox_prefix: str = Field("_INBOX", description="The worker's own inbox prefix.")
 
     aichats_url: str = Field("https://ai-chats.org", description="The provider's origin.")
@@ -146,6 +147,13 @@ class Settings(BaseSettings):
         if proxy is not None:
             check_proxy(proxy.get_secret_value())
         return proxy
+
+    @field_validator("nats_js_domain")
+    @classmethod
+    def _token(cls, domain: str | None) -> str | None:
+        if domain is not None and not domain.replace("-", "").replace("_", "").isalnum():
+            raise ValueError("must be one token of letters, digits, - and _")
+        return domain
 
     @field_validator("worker_subject_prefix", "nats_inbox_prefix")
     @classmethod

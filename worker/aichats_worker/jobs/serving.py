@@ -13,7 +13,8 @@ from nats.errors import Error as NatsError
 from aichats_schemas.subjects import KINDS, Kind
 from aichats_worker.jobs.fetching import Fetching
 from aichats_worker.jobs.mailbox import Mailbox
-from aichats_worker.jobs.provision import ProvisionRefused, consumer_name
+from aichats_worker.jobs.provision import ProvisionRefused
+from aichats_worker.jobs.streams import consumer_name
 from aichats_worker.jobs.work import Jobs
 from aichats_worker.request.call import MODELS
 from aichats_worker.request.slots import Slots

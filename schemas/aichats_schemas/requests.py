@@ -74,7 +74,9 @@ Stop = Annotated[
 class _Shape(BaseModel):
     # Unknown fields are ignored, so that older workers serve newer clients. Inputs stay out of error texts: a prompt is
     # somebody's secret.
-    model_config = ConfigDict(extra="ignore", strict=True, frozen=True, hide_input_in_errors=True)
+    model_config = ConfigDict(
+        extra="ignore", strict=True, frozen=True, hide_input_in_errors=True, serialize_by_alias=True
+    )
 
     @model_validator(mode="before")
     @classmethod

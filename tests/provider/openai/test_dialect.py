@@ -30,12 +30,16 @@ def decode(body: bytes, cuts: list[int] | None = None) -> tuple[str, OpenAIDecod
     return text + decoder.finish(), decoder
 
 
+def parts(*content: Any) -> Any:
+    return {"choices": [{"delta": {"content": list(content)}}]}
+
+
 SAID = (delta("", role="assistant"), delta("Hello"), delta(" there"))
 STOP = delta(None, "stop")
 DONE = b"data: [DONE]\n\n"
 WHOLE = {"choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "Hello there"}}]}
 
-HELLO_THERE = {
+HELLO_THERE: dict[str, list[Any]] = {
     # openai/openai-python#1677: Azure's asynchronous content filter
     "a choice without delta": [*SAID[:2], {"choices": [{"index": 0, "finish_reason": None}]}, SAID[2], STOP, DONE],
     "delta null": [*SAID, {"choices": [{"index": 0, "delta": None, "finish_reason": "stop"}]}, DONE],
@@ -52,8 +56,7 @@ HELLO_THERE = {
     "data that is no object": [b"data: 5\n\ndata: null\n\ndata: ping\n\n", *SAID, STOP, DONE],
     "fields that nobody knows": [b"retry: 3000\nid: 7\nfoo: bar\n\n", *SAID, STOP, DONE],
     # mistral: content as parts
-    "content as parts": [delta(content=None), {"choices": [{"delta": {"content": [{"type": "text", "text": "Hello"}]}}]},
-                         {"choices": [{"delta": {"content": [" the", {"type": "text", "text": "re"}]}}]}, STOP, DONE],
+    "content as parts": [delta(), parts({"type": "text", "text": "Hello"}), parts(" the", {"text": "re"}), STOP, DONE],
     "content of another kind": [*SAID, {"choices": [{"delta": {"content": {"a": 1}}}]}, STOP, DONE],
     "tool calls null": [delta("", tool_calls=None, refusal=None), *SAID, STOP, DONE],
     "Infinity": [*SAID, b'data: {"choices":[{"delta":{},"finish_reason":"stop"}],"x":Infinity}\n\n', DONE],
@@ -204,8 +207,10 @@ def test_what_is_not_the_dialect_is_kept_only_up_to_a_bound() -> None:
     assert decoder.ended
 
 
-PARTS = st.sampled_from([b"data: ", b"data: {", b"{", b"}", b"\r", b"\n", b"\n\n", b"[DONE]", b"\xef\xbb\xbf", b"\xff",
-                         *map(event, [*SAID, STOP]), raw(rb"\ud83d"), raw(rb"\ude00"), b"event: error\n", DONE])  # fmt: skip
+PARTS = st.sampled_from([
+    b"data: ", b"data: {", b"{", b"}", b"\r", b"\n", b"\n\n", b"[DONE]", b"\xef\xbb\xbf", b"\xff", b"event: error\n",
+    *map(event, [*SAID, STOP]), raw(rb"\ud83d"), raw(rb"\ude00"), DONE,
+])  # fmt: skip
 
 
 @given(st.lists(PARTS | st.binary(max_size=6)), st.lists(st.integers(0, 400), max_size=8))

@@ -188,7 +188,7 @@ class OpenAIDecoder:
         if not isinstance(chunk, dict):
             return ""
         choices = chunk.get("choices")
-        if self._is_error(chunk, choices):
+        if (not choices or chunk.get("error") is not None) and self._is_error(chunk, choices):
             self.failure, self.ended = refusal_in(chunk), True
             return ""
         if chunk.get("usage"):
@@ -213,12 +213,16 @@ class OpenAIDecoder:
         content = said.get("content")
         if not isinstance(content, str):
             content = self._parts(content) if isinstance(content, list) else ""
+        if len(said) > 1 or not content:  # the usual delta is content alone
+            self._aside(said)
+        return self._halves.mend(content) if content else ""
+
+    def _aside(self, said: dict[str, Any]) -> None:
         thoughts = said.get("reasoning_content") or said.get("reasoning")
         if isinstance(thoughts, str):
             self._think(thoughts)
         if said.get("refusal"):
             self._refused = True
-        return self._halves.mend(content) if content else ""
 
     def _parts(self, parts: list[Any]) -> str:
         """Join the text parts; what a model thinks is in parts of its own."""

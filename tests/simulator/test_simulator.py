@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 import aiohttp  # noqa: TID251 - the simulator is looked at from outside
 import pytest
 
-from aichats_worker.simulator.answers import directives, image, words
+from aichats_worker.simulator.answers import image, words
+from aichats_worker.simulator.directives import directives
 from aichats_worker.simulator.server import CUT, Simulator, serve
 
 
@@ -91,9 +92,9 @@ async def test_it_counts_who_goes_early(simulator: Simulator, http: aiohttp.Clie
     assert simulator.closed_early == 1
 
 
-async def test_a_body_that_is_no_json_is_answered_too(simulator: Simulator, http: aiohttp.ClientSession) -> None:
-    for body in (b"", b"null", b"[]", b'"x"', b"{", b'{"messages":[]}'):
-        async with http.post(f"{simulator.url}/v1/chat/completions", data=body) as answer:
+async def test_the_site_answers_what_is_no_json_too(simulator: Simulator, http: aiohttp.ClientSession) -> None:
+    for body in (b"", b"null", b"[]", b'"x"', b"{", b"[" * 100_000, b'{"messages":[]}'):
+        async with http.post(f"{simulator.url}/chat/send2/", data=body) as answer:
             answer.close()
             assert answer.status == 200
 

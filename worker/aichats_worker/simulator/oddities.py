@@ -82,7 +82,7 @@ ODDITIES: Final[dict[str, Oddity]] = {
 
 
 def with_oddities(usual: bytes, word: str, names: str, dialect: str) -> bytes:
-    """Return a word's bytes with the oddities that `names` lists; an unknown one, or the other dialect's, adds nothing."""
+    """Return a word's bytes with the oddities that `names` lists; one that the dialect has not adds nothing."""
     for name in names.split(","):
         oddity = ODDITIES.get(name)
         if oddity is not None and oddity.dialect in (dialect, "both"):

@@ -23,6 +23,7 @@ __all__ = ["CUT", "HOLD", "Received", "Simulator", "serve", "start_simulator"]
 
 REQUESTS_KEPT_MAX: Final = 1000
 DRAIN_SECONDS: Final = 20.0
+_CUT_SECONDS: Final = 0.001  # 0 would mean for ever to aiohttp; `drain` is what waits
 _BODY_MAX_BYTES: Final = 64 * 1024 * 1024
 
 
@@ -62,7 +63,7 @@ class Simulator:
         """Listen; `start_simulator` does it."""
         app = web.Application(client_max_size=_BODY_MAX_BYTES)
         app.router.add_route("*", "/{path:.*}", self.answer)
-        self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0)
+        self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=_CUT_SECONDS)
         await self._runner.setup()
         await web.TCPSite(self._runner, host, port, ssl_context=tls).start()
         self.port = self._runner.addresses[0][1]

@@ -11,6 +11,8 @@ from aichats_schemas.events import (
     ErrorData,
     Image,
     ImageData,
+    ProviderData,
+    ReasoningEvent,
     Response,
     Result,
     ResultData,
@@ -18,6 +20,7 @@ from aichats_schemas.events import (
     Status,
     StreamEvent,
     Timing,
+    Usage,
     parse_event,
 )
 from aichats_schemas.requests import ImageRequest, Message, TextRequest
@@ -38,6 +41,8 @@ __all__ = [
     "Kind",
     "Message",
     "Mode",
+    "ProviderData",
+    "ReasoningEvent",
     "Response",
     "Result",
     "ResultData",
@@ -47,6 +52,7 @@ __all__ = [
     "Subjects",
     "TextRequest",
     "Timing",
+    "Usage",
     "__version__",
     "parse_event",
 ]

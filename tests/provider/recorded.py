@@ -4,16 +4,22 @@ Each folder of `corpus` is a family. Its `expected.toml` names the sources and h
 
 - `text`, `reasoning`, `finish`, `usage` (tokens in and out), `tries_left`: of an answer; `images`: the media types;
 - `error`: the code that the requester is told, or a list where the contract leaves two; `text` came before it then;
-- `status`, `headers`, `kind`, `dialect`: how it is asked and answered; 200, the file's own type, text and openai without.
+- `status`, `headers`, `kind`, `dialect`: how it is asked and answered; 200, the file's type, text and openai without.
 """
 
 import tomllib
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+from aichats_worker.provider.aichats.dialect import AiChatsDecoder
+from aichats_worker.provider.deltas import Decoder
+from aichats_worker.provider.openai.dialect import OpenAIDecoder
+
+DECODERS: dict[str, Callable[[], Decoder]] = {"aichats": AiChatsDecoder, "openai": OpenAIDecoder}
 CORPUS = Path(__file__).parent / "corpus"
 TYPES = {".sse": "text/event-stream", ".json": "application/json", ".html": "text/html", ".txt": "text/plain"}
 
@@ -83,3 +89,13 @@ def _recorded(path: Path, table: dict[str, Any]) -> Recorded:
         images=tuple(table.pop("images", ())),
         **table,
     )
+
+
+def decoded(dialect: str, pieces: Iterable[bytes]) -> tuple[Any, ...]:
+    """All that a decoder says of a body that comes in these pieces and ends well."""
+    decoder = DECODERS[dialect]()
+    text = "".join([decoder.feed(piece) for piece in pieces])
+    text += decoder.finish()
+    failure = decoder.failure.leaf() if decoder.failure else None
+    ends = (decoder.complete, decoder.broke_off, decoder.silent)
+    return text, decoder.thoughts, failure, ends, decoder.usage, bytes(decoder.stray)

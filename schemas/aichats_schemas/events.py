@@ -5,7 +5,7 @@ A client ignores event types and fields that it does not know.
 """
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
@@ -78,21 +78,16 @@ class Usage(_Shape):
     estimated: bool
 
 
-class ProviderData(_Shape):
-    """Who answered."""
-
-    name: str | None = Field(default=None, description="`aichats` or `openai`.")
-    model: str | None = Field(default=None, description="What that provider calls the model.")
-    tries_left: int | None = Field(default=None, description="What it said of the remaining quota.")
-
-
 class DoneData(_Shape):
     """How a request ended well."""
 
     finish_reason: str = Field(description="`stop`, `length` or `content_filter`.")
     last_seq: int
     model: str = Field(description="The requested name.")
-    provider: ProviderData | None = None
+    provider: dict[str, Any] | None = Field(
+        default=None,
+        description="Who answered: `name`, `model` as that provider calls it, and `tries_left` where it said so.",
+    )
     usage: Usage | None = None
     metadata: dict[str, str] | None = Field(default=None, repr=False)
     ignored: list[str] | None = Field(default=None, description="Fields of the request that are not known here.")

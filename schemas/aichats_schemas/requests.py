@@ -15,11 +15,14 @@ from pydantic import (
     ModelWrapValidatorHandler,
     PrivateAttr,
     StringConstraints,
+    ValidationInfo,
     WithJsonSchema,
+    field_validator,
     model_validator,
 )
 
 INT64_MAX = 2**63 - 1
+MODELS_NAMED_MAX = 50
 
 
 def _not_blank(text: str) -> str:
@@ -74,7 +77,9 @@ Stop = Annotated[
 class _Shape(BaseModel):
     # Unknown fields are ignored, so that older workers serve newer clients. Inputs stay out of error texts: a prompt is
     # somebody's secret.
-    model_config = ConfigDict(extra="ignore", strict=True, frozen=True, hide_input_in_errors=True)
+    model_config = ConfigDict(
+        extra="ignore", strict=True, frozen=True, hide_input_in_errors=True, serialize_by_alias=True
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -123,6 +128,15 @@ class _Request(_Shape):
 
     option_names: ClassVar[frozenset[str]]
     _ignored: tuple[str, ...] = PrivateAttr(default=())
+
+    @field_validator("model")
+    @classmethod
+    def _is_there(cls, model: str | None, info: ValidationInfo) -> str | None:
+        """Whoever knows the models passes them as context: `model_validate_json(body, context={"models": ...})`."""
+        models = (info.context or {}).get("models")
+        if models is not None and model is not None and model not in models:
+            raise ValueError(f"not found; there is {', '.join(list(models)[:MODELS_NAMED_MAX]) or 'none of this kind'}")
+        return model
 
     @model_validator(mode="wrap")
     @classmethod

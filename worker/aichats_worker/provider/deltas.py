@@ -10,7 +10,7 @@ from aichats_schemas.events import Usage
 from aichats_worker.errors import BadResponse, DeadlineExceeded, Interrupted, WorkerError
 from aichats_worker.provider import Finish, Reasoning
 from aichats_worker.provider.decoding.lines import LineTooLong
-from aichats_worker.provider.http.answer import HttpAnswer
+from aichats_worker.provider.http.answer import SETTLE_SECONDS, HttpAnswer
 from aichats_worker.provider.refusals import HEAD_MAX_BYTES, Refusal, SettingNames, no_answer, refusal_of
 
 GRACE_SECONDS: Final = 2.0  # after the finish reason, for the usage and the end mark
@@ -132,8 +132,12 @@ async def _afterwards(answer: HttpAnswer, decoder: Decoder) -> str:
     """Read what may still follow a finish reason. Nothing there changes that the answer ended well."""
     texts: list[str] = []
     with suppress(WorkerError, LineTooLong, TimeoutError):
-        async with asyncio.timeout(GRACE_SECONDS):
-            while decoder.complete and not decoder.ended and (data := await answer.read()):
+        async with asyncio.timeout(GRACE_SECONDS) as timer:
+            while decoder.complete and not decoder.ended:
+                if decoder.usage is not None:  # then there is nothing left to wait for but the end mark
+                    timer.reschedule(min(timer.when() or 0, asyncio.get_running_loop().time() + SETTLE_SECONDS))
+                if not (data := await answer.read()):
+                    break
                 texts.append(decoder.feed(data))
     if decoder.ended:
         await answer.settle()

@@ -21,7 +21,6 @@ METADATA_KEY_MAX_CHARS = 64
 METADATA_VALUE_MAX_CHARS = 256
 PROXY_MAX_CHARS = 2048
 STOP_MAX_CHARS = 256
-MODELS_NAMED_MAX = 50
 IGNORED_NAMED_MAX = 10
 PROBLEMS_NAMED_MAX = 10
 SHOWN_MAX_CHARS = 64
@@ -162,12 +161,13 @@ def read_request(call: Call, limits: Limits, offers: Offers) -> TextRequest | Im
     if call.problem is not None:
         raise InvalidRequest(call.problem)
     try:
-        request = MODELS[call.kind].model_validate_json(_as_json(call.body))
+        models = offers[call.kind]
+        request = MODELS[call.kind].model_validate_json(_as_json(call.body), context={"models": models})
     except ValidationError as error:
         raise _typed(error) from None
     _check_limits(request, limits)
-    model = _model(request, offers[call.kind])
-    _check_options(request, offers[call.kind][model])
+    model = request.model if request.model is not None else _first(models)
+    _check_options(request, models[model])
     return request if request.model is not None else request.model_copy(update={"model": model})
 
 
@@ -176,12 +176,10 @@ def ignored_by(request: TextRequest | ImageRequest) -> tuple[str, ...]:
     return tuple(_shown(name) for name in request.ignored[:IGNORED_NAMED_MAX])
 
 
-def _model(request: TextRequest | ImageRequest, models: Mapping[str, object]) -> str:
-    model = request.model if request.model is not None else next(iter(models), None)
-    if model is None or model not in models:
-        named = ", ".join(list(models)[:MODELS_NAMED_MAX]) or "none of this kind"
-        raise ModelNotFound(f"model: not found; there is {named}")
-    return model
+def _first(models: Mapping[str, object]) -> str:
+    for model in models:
+        return model
+    raise ModelNotFound("model: not found; there is none of this kind")
 
 
 def _check_options(request: TextRequest | ImageRequest, honoured: tuple[frozenset[str], ...]) -> None:
@@ -210,6 +208,8 @@ def _as_json(body: bytes) -> bytes:
 
 def _typed(error: ValidationError) -> WorkerError:
     details = error.errors(include_url=False, include_context=False)
+    if [(detail["loc"], detail["type"]) for detail in details] == [(("model",), "value_error")]:
+        return ModelNotFound(_problem(details[0]))
     named = "; ".join(_problem(detail) for detail in details[:PROBLEMS_NAMED_MAX])
     more = len(details) - PROBLEMS_NAMED_MAX
     return InvalidRequest(f"{named}; and {more} more" if more > 0 else named)

@@ -14,6 +14,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 import typer
 from nats.errors import Error as NatsError
 from rich.console import Console
+from typer.core import TyperCommand
 
 from aichats_client import ClientError
 from aichats_schemas import __version__
@@ -142,19 +143,31 @@ def doctor(server: Server = None, as_json: AsJson = False) -> None:
     sys.exit(0 if report.well else STATUS_ERROR)
 
 
-@app.command()
+class _WithDirectives(TyperCommand):
+    """A command whose help goes on with the simulator's directives."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        from aichats_worker.simulator.manual import as_text
+
+        super().format_help(ctx, formatter)
+        typer.echo(as_text())
+
+
+@app.command(cls=_WithDirectives)
 def simulator(
     port: Annotated[int, typer.Option(help="Where to listen.", min=0, max=65535)] = 8000,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    key: Annotated[str | None, typer.Option(help="What calls below /v1 must bring; without it, nothing.")] = None,
 ) -> None:
-    """Run a local stand-in for ai-chats.org, with faults on demand. It is not ai-chats.org."""
+    """Run a local stand-in for ai-chats.org and for an OpenAI-compatible server, with faults on demand."""
     from aichats_worker.simulator.server import serve
 
     def started(running: Any) -> None:
         typer.echo(f"A local simulator, not ai-chats.org: set AICHATS_URL={running.url}")
-        typer.echo("Prompts may hold directives such as [sim: delay=3 words=50]; worker/simulator.py lists them.")
+        typer.echo(f"It is an OpenAI-compatible server as well: set OPENAI_BASE_URL={running.url}/v1")
+        typer.echo("Prompts may hold directives such as [sim: delay=3 words=50]; --help lists them.")
 
-    _finish(serve(port, host, started))
+    _finish(serve(port, host, started, key=key))
 
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}

@@ -12,10 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from aichats_schemas.subjects import Subjects
-from aichats_worker import wiring
 from aichats_worker.broker.bus import Bus
-from aichats_worker.broker.connecting import connect
 from aichats_worker.commands.asking import Refused
+from aichats_worker.commands.connection import connected
 from aichats_worker.jobs.letters import DeadLetter, DeadLetters
 from aichats_worker.jobs.provision import Limits, Provisioner, ProvisionRefused
 from aichats_worker.settings import Settings
@@ -25,11 +24,8 @@ JETSTREAM_TIMEOUT_SECONDS = 5.0
 
 @asynccontextmanager
 async def _jetstream(settings: Settings) -> AsyncIterator[tuple[Client, JetStreamContext]]:
-    nc = await connect(wiring.access(settings))
-    try:
+    async with connected(settings) as nc:
         yield nc, nc.jetstream(timeout=JETSTREAM_TIMEOUT_SECONDS)
-    finally:
-        await nc.close()
 
 
 @asynccontextmanager

@@ -52,7 +52,7 @@ def environment(pod: dict[str, Any], directory: Path) -> dict[str, str]:
 
 async def run(pod: dict[str, Any], site: Secured) -> Ran:
     """What a pod runs, to its end."""
-    return await finished(await start(*pod["containers"][0]["args"], **environment(pod, site.directory)))
+    return await finished(await start(*pod["containers"][0]["args"], **environment(pod, site.directory)))  # type: ignore[arg-type]
 
 
 def job(objects: Objects) -> dict[str, Any]:

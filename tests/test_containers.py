@@ -68,6 +68,10 @@ async def test_nothing_can_be_written_but_below_tmp(contained: Contained) -> Non
     assert said == ["/x Read-only file system", "/opt/worker/x Read-only file system", "/tmp/x written"]  # noqa: S108 - the container's
 
 
+async def test_the_image_has_what_the_charts_prestop_hook_calls(contained: Contained) -> None:
+    assert inside(contained, "sleep", "0") == ""
+
+
 async def test_the_image_names_its_user_by_number_and_its_version(contained: Contained) -> None:
     image = contained.docker.image.attrs["Config"]
     assert image["User"] == "65532:65532"

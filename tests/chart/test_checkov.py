@@ -20,9 +20,6 @@ KNOWN = {
     ("CKV_K8S_11", "-simulator"): "as the workers",
     ("CKV_K8S_8", "-ask"): "a pod that asks one question and ends has nothing to probe",
     ("CKV_K8S_9", "-ask"): "as above",
-    ("CKV2_K8S_6", "-provision"): "it runs before the chart's NetworkPolicy exists, and ends",
-    ("CKV2_K8S_6", "-ask"): "it takes no connections, and ends",
-    ("CKV2_K8S_6", "-simulator"): "for trying out; it reaches nobody by itself",
 }
 
 

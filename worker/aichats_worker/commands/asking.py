@@ -4,8 +4,8 @@ import asyncio
 import os
 import sys
 import tempfile
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager, suppress
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +17,7 @@ from aichats_client import Answer, ClientError
 from aichats_schemas.events import Error, StreamEvent
 from aichats_schemas.requests import ImageRequest, TextRequest
 from aichats_schemas.subjects import Kind, Subjects, new_id
-from aichats_worker import wiring
-from aichats_worker.broker.connecting import connect
+from aichats_worker.commands.connection import connected
 from aichats_worker.settings import Settings
 
 SUFFIXES = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp", "image/gif": "gif", "image/avif": "avif"}
@@ -57,18 +56,18 @@ class Asker:
             aichats_client.ClientError: There is no answer.
         """
         request = TextRequest(prompt=prompt, timeout_seconds=self.timeout_seconds)
-        async with self._connected() as nc:
+        async with connected(self.settings) as nc:
             await self._printed(self._stream(nc, "text", request))
 
     async def resume(self, request_id: str, after: tuple[int, int] | None) -> None:
         """Print the events of a job again, and go on live."""
-        async with self._connected() as nc:
+        async with connected(self.settings) as nc:
             events = aichats_client.resume(nc, request_id, tenant=self.tenant, after=after, subjects=self.subjects)
             await self._printed(events)
 
     async def cancel(self, request_id: str) -> bool:
         """Stop a request. False where nobody runs or holds it."""
-        async with self._connected() as nc:
+        async with connected(self.settings) as nc:
             return await aichats_client.cancel(nc, request_id, tenant=self.tenant, subjects=self.subjects)
 
     async def image(self, prompt: str, output: Path | None, console: Console) -> str:
@@ -80,7 +79,7 @@ class Asker:
         """
         request = ImageRequest(prompt=prompt, timeout_seconds=self.timeout_seconds)
         answer = Answer()
-        async with self._connected() as nc:
+        async with connected(self.settings) as nc:
             with console.status("waiting for the image") as status:
                 async with aclosing(self._stream(nc, "image", request)) as events:
                     async for event in events:
@@ -89,15 +88,6 @@ class Asker:
                             status.update(f"part {event.data.part + 1} of {event.data.parts}")
         _ended(answer)
         return _written(answer.images[0], answer.mimes[0], output)
-
-    @asynccontextmanager
-    async def _connected(self) -> AsyncIterator[Client]:
-        nc = await connect(wiring.access(self.settings))
-        try:
-            yield nc
-        finally:
-            if not nc.is_closed:
-                await nc.close()
 
     async def _stream(
         self, nc: Client, kind: Kind, request: TextRequest | ImageRequest

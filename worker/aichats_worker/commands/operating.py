@@ -11,10 +11,9 @@ from typing import Any
 from nats.js.errors import NotFoundError
 
 from aichats_schemas.subjects import Subjects
-from aichats_worker import wiring
 from aichats_worker.broker.bus import Bus
-from aichats_worker.broker.connecting import connect
 from aichats_worker.commands.asking import Refused
+from aichats_worker.commands.connection import connected
 from aichats_worker.jobs.letters import DeadLetter, DeadLetters, RetryRefused
 from aichats_worker.jobs.provision import Provisioner, ProvisionRefused
 from aichats_worker.jobs.streams import Choices
@@ -29,13 +28,10 @@ COLUMNS = {"number": 7, "kind": 5, "tenant": 12, "id": 34, "code": 20, "attempts
 
 @asynccontextmanager
 async def _bus(settings: Settings) -> AsyncIterator[Bus]:
-    nc = await connect(wiring.access(settings))
     domain = settings.nats_js_domain
-    try:
+    async with connected(settings) as nc:
         js = nc.jetstream(domain=domain, timeout=JETSTREAM_TIMEOUT_SECONDS)
         yield Bus(nc, js, Subjects(settings.worker_subject_prefix), domain=domain)
-    finally:
-        await nc.close()
 
 
 @asynccontextmanager

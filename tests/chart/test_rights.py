@@ -63,7 +63,7 @@ def job(objects: Objects) -> dict[str, Any]:
 async def site(tmp_path: Path) -> AsyncIterator[Secured]:
     """The sample's server, with nothing made in it."""
     async with await start_simulator() as simulator:
-        secured = Secured(tmp_path, simulator)
+        secured = Secured(tmp_path, simulator, new_acks=False)
         secured.server.start()
         yield secured
         secured.server.stop()

@@ -23,6 +23,7 @@ KNOWN = {
 }
 
 
+@pytest.mark.timeout(240)  # Checkov takes its time to start
 def test_checkov_finds_only_what_is_known(render: Render, tmp_path: Path) -> None:
     if not CHECKOV.exists():
         pytest.exit("checkov is missing: run these tests with make chart", returncode=1)

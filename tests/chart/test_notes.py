@@ -2,7 +2,6 @@
 
 import json
 import shlex
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,10 +15,8 @@ from tests.chart.written import CHART
 SECRET = {"NATS_NKEY": {"name": "nats", "key": "teama"}}
 
 
-def install(tmp_path: Path, values: dict[str, Any]) -> str:
-    file = tmp_path / "notes.json"
-    file.write_text(json.dumps(values))
-    said = helm("install", "chat", str(CHART), "-n", "ai", "--dry-run=client", "-f", str(file))
+def install(values: dict[str, Any]) -> str:
+    said = helm("install", "chat", str(CHART), "-n", "ai", "--dry-run=client", "-f", "-", given=json.dumps(values))
     return said.partition("\nNOTES:\n")[2]
 
 
@@ -29,10 +26,8 @@ def commands(notes: str) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("values", [{}, {"scaling": {"mode": "keda"}, "simulator": {"enabled": True}}])
-def test_the_commands_run_in_a_workers_pod_where_the_credentials_are(
-    render: Render, tmp_path: Path, values: dict[str, Any]
-) -> None:
-    ask, test, doctor = commands(install(tmp_path, values))
+def test_the_commands_run_in_a_workers_pod_where_the_credentials_are(render: Render, values: dict[str, Any]) -> None:
+    ask, test, doctor = commands(install(values))
     worker = deployment(render(values))
     target = f"deploy/{worker['metadata']['name']}"
     for command in (ask, doctor):
@@ -44,8 +39,8 @@ def test_the_commands_run_in_a_workers_pod_where_the_credentials_are(
     assert test[:3] == ["helm", "test", "chat"]
 
 
-def test_where_a_tenant_asks_the_workers_are_not_made_to(tmp_path: Path) -> None:
-    said = commands(install(tmp_path, {"test": {"tenant": "teama", "secrets": SECRET}}))
+def test_where_a_tenant_asks_the_workers_are_not_made_to() -> None:
+    said = commands(install({"test": {"tenant": "teama", "secrets": SECRET}}))
     assert [command[:2] for command in said] == [["helm", "test"], ["kubectl", "exec"]]
     assert said[1][-1] == "doctor"
 
@@ -58,9 +53,9 @@ def test_where_a_tenant_asks_the_workers_are_not_made_to(tmp_path: Path) -> None
         ({"scaling": {"mode": "keda", "minReplicas": 0}}, "nobody answers core requests"),
     ],
 )
-def test_what_may_surprise_is_said(tmp_path: Path, values: dict[str, Any], words: str) -> None:
-    assert words in install(tmp_path, values)
-    assert words not in install(tmp_path, {})
+def test_what_may_surprise_is_said(values: dict[str, Any], words: str) -> None:
+    assert words in install(values)
+    assert words not in install({})
 
 
 def test_the_readmes_example_of_least_rights_is_taken(render: Render) -> None:

@@ -20,7 +20,7 @@ class Unreachable(Exception):
     """No server of NATS_URL takes us; the message names it and says why."""
 
 
-class Forbidden(Exception):
+class RightMissing(Exception):
     """The broker's permissions keep this user from what the command does; the message names the missing right."""
 
 
@@ -30,7 +30,7 @@ async def connected(settings: Settings) -> AsyncIterator[Client]:
 
     Raises:
         Unreachable: Nobody answers there, or we are refused.
-        Forbidden: What the block wanted failed, and the broker had refused a right for it.
+        RightMissing: What the block wanted failed, and the broker had refused a right for it.
     """
     where = masked_urls(settings.nats_url)
     try:
@@ -44,7 +44,9 @@ async def connected(settings: Settings) -> AsyncIterator[Client]:
         # The broker answers what it refuses with an error of the connection, and the request with nothing.
         if violation := _VIOLATION.search(str(nc.last_error)):
             right = violation["right"].rstrip("'")
-            raise Forbidden(f"{where} does not let this user do that: no right for {right} (docs/rights.md)") from None
+            raise RightMissing(
+                f"{where} does not let this user do that: no right for {right} (docs/rights.md)"
+            ) from None
         raise
     finally:
         if not nc.is_closed:

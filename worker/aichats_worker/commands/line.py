@@ -310,13 +310,13 @@ def _prompt(given: str | None) -> str:
 def _finish(work: Coroutine[Any, Any, T]) -> T:
     """Run to the end; a failure becomes one sentence and an exit status."""
     from aichats_worker.commands.asking import Refused
-    from aichats_worker.commands.connection import Forbidden, Unreachable
+    from aichats_worker.commands.connection import RightMissing, Unreachable
 
     try:
         return asyncio.run(_until_terminated(work))
     except (KeyboardInterrupt, asyncio.CancelledError):
         sys.exit(STATUS_INTERRUPTED)
-    except (Refused, Forbidden) as error:
+    except (Refused, RightMissing) as error:
         _fail(str(error))
     except Unreachable as error:
         _fail(f"{error}; `aichats-worker doctor` says more", STATUS_NOBODY)

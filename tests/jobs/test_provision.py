@@ -19,7 +19,7 @@ __all__ = ["broker", "start_jobs"]
 
 
 def provisioner(broker: Broker, limits: Limits | None = None, *, ack_wait_seconds: float = 30) -> Provisioner:
-    return Provisioner(broker.js, Subjects(), ack_wait_seconds=ack_wait_seconds, max_deliver=5, limits=limits)
+    return Provisioner(broker.js, Subjects(), ack_wait_seconds=ack_wait_seconds, limits=limits)
 
 
 async def test_everything_is_made_once_and_then_there_is_nothing_to_change(broker: Broker) -> None:
@@ -117,7 +117,7 @@ async def test_dead_letters_are_listed_shown_tried_again_and_dropped(
     broker: Broker, start_jobs: StartJobs, simulator: Simulator
 ) -> None:
     url = broker.server.url
-    await start_jobs(worker_max_deliver=1)
+    await start_jobs(worker_attempts_max=1)
     for number in range(2):
         simulator.script(b"no", status=503)
         await broker.js.publish(f"ai.v1.job.text.t.r{number}", b"[sim: words=1]", headers={"correlation_id": "c7"})

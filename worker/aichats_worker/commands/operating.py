@@ -49,7 +49,6 @@ async def provision(settings: Settings, limits: Limits, *, dry_run: bool) -> lis
             js,
             Subjects(settings.worker_subject_prefix),
             ack_wait_seconds=settings.worker_ack_wait_seconds,
-            max_deliver=settings.worker_max_deliver,
             limits=limits,
         )
         try:

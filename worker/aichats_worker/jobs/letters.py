@@ -77,7 +77,7 @@ class DeadLetters:
         self._bus = bus
         self._stream = bus.subjects.dead_stream
 
-    async def write(self, call: Call, *, stream_seq: int, code: str, reason: str) -> None:
+    async def write(self, call: Call, *, stream_seq: int, code: str, reason: str, attempts: int) -> None:
         """Keep a job, confirmed. Writing the same one again within 15 minutes changes nothing.
 
         Args:
@@ -85,6 +85,7 @@ class DeadLetters:
             stream_seq: Its place in the jobs' stream, which tells it from a later job of the same id.
             code: The error's name.
             reason: The error's sentence.
+            attempts: How many of its attempts failed.
 
         Raises:
             nats.errors.Error: It is not stored.
@@ -96,7 +97,7 @@ class DeadLetters:
         headers = kept | {
             DEAD_REASON: ascii_line(reason, REASON_MAX_CHARS),
             DEAD_CODE: code,
-            DEAD_ATTEMPTS: str(call.attempt),
+            DEAD_ATTEMPTS: str(attempts),
             DEAD_TIME: datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             MSG_ID: f"{call.tenant}.{call.id}.{stream_seq}",
         }

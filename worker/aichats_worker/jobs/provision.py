@@ -114,14 +114,14 @@ def stream_configs(subjects: Subjects, limits: Limits) -> list[StreamConfig]:
     ]
 
 
-def consumer_config(subjects: Subjects, kind: Kind, *, ack_wait_seconds: float, max_deliver: int) -> ConsumerConfig:
+def consumer_config(subjects: Subjects, kind: Kind, *, ack_wait_seconds: float) -> ConsumerConfig:
     """Return what the consumer of a kind is to be."""
     return ConsumerConfig(
         durable_name=consumer_name(kind),
         filter_subject=subjects.job(kind),
         ack_policy=AckPolicy.EXPLICIT,
         ack_wait=ack_wait_seconds,
-        max_deliver=max_deliver,
+        max_deliver=-1,  # the record counts the attempts
         max_ack_pending=-1,  # the workers' slots bound what is in work
         max_waiting=MAX_WAITING,
     )
@@ -142,7 +142,6 @@ class Provisioner:
         js: JetStream, with rights to manage streams.
         subjects: Below the worker's prefix.
         ack_wait_seconds: The consumers'.
-        max_deliver: The consumers'.
         limits: None leaves the limits and replicas of streams that are there as they are.
     """
 
@@ -152,13 +151,11 @@ class Provisioner:
         subjects: Subjects,
         *,
         ack_wait_seconds: float,
-        max_deliver: int,
         limits: Limits | None = None,
     ) -> None:
         self._js = js
         self._subjects = subjects
         self._ack_wait = ack_wait_seconds
-        self._max_deliver = max_deliver
         self._limits = limits
 
     async def changes(self) -> list[Change]:
@@ -190,7 +187,7 @@ class Provisioner:
         return changes
 
     def _consumer(self, kind: Kind) -> ConsumerConfig:
-        return consumer_config(self._subjects, kind, ack_wait_seconds=self._ack_wait, max_deliver=self._max_deliver)
+        return consumer_config(self._subjects, kind, ack_wait_seconds=self._ack_wait)
 
     async def _apply_stream(self, config: StreamConfig, changes: Sequence[Change]) -> None:
         if any(change.what == config.name and not change.field for change in changes):

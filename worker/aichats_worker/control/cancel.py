@@ -21,8 +21,8 @@ from aichats_schemas.events import ErrorCode
 from aichats_schemas.subjects import QUEUE, is_token, new_id
 from aichats_worker.broker.bus import Bus
 from aichats_worker.errors import Cancelled, JobLost
+from aichats_worker.jobs.entries import Place
 from aichats_worker.jobs.queue import Job
-from aichats_worker.jobs.record import Place
 from aichats_worker.jobs.work import Jobs
 from aichats_worker.request.call import job_call
 from aichats_worker.request.outcome import Completed

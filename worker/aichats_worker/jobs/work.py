@@ -12,11 +12,12 @@ from aichats_worker.errors import Duplicate, Internal, InvalidRequest, JobLost
 from aichats_worker.jobs.clock import BrokerClock
 from aichats_worker.jobs.copies import Copies
 from aichats_worker.jobs.delivery import Desk, JobDelivery, Rules
-from aichats_worker.jobs.finish import Finish
+from aichats_worker.jobs.finish import Ending
 from aichats_worker.jobs.lease import Leases
 from aichats_worker.jobs.mailbox import Mailbox
 from aichats_worker.jobs.queue import Job, Queue, delivered
-from aichats_worker.jobs.record import Elsewhere, Ended, Exhausted, Record, Records, Start, Taken
+from aichats_worker.jobs.record import Record
+from aichats_worker.jobs.records import Elsewhere, Ended, Exhausted, Records, Start, Taken
 from aichats_worker.request.call import Call
 from aichats_worker.request.executor import Executor
 from aichats_worker.request.runs import Run
@@ -46,7 +47,7 @@ class Jobs:
         self.clock = BrokerClock()
         self.queue = Queue(mail)
         self.records = Records(mail, rules.attempts_max)
-        self.finish = Finish(mail, self.queue, self.records)
+        self.finish = Ending(mail, self.queue, self.records)
         self.leases = Leases(self.queue)
         self._desk = Desk(self.queue, self.finish, rules, now=self.clock.now, budget=executor.budget_seconds)
         self._rule = mail.bus.rule

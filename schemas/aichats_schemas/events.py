@@ -17,6 +17,7 @@ class ErrorCode(StrEnum):
     FORBIDDEN = "forbidden"
     MODEL_NOT_FOUND = "model_not_found"
     DUPLICATE = "duplicate"
+    EXPIRED = "expired"
     TOO_LARGE = "too_large"
     RATE_LIMITED = "rate_limited"
     QUOTA_EXHAUSTED = "quota_exhausted"

@@ -9,7 +9,7 @@ WorkerError
 Abandoned     nobody is to be answered any more: not an error of the wire
 ├── RequesterGone
 ├── HandedOver
-└── LeaseLost
+└── JobLost
 """
 
 from typing import ClassVar, Literal
@@ -59,6 +59,12 @@ class Duplicate(WorkerError):
     """The same tenant and id is already running on this worker."""
 
     code, number, retryable = ErrorCode.DUPLICATE, 409, False
+
+
+class Expired(WorkerError):
+    """`resume`: the record's beginning, or what follows `after`, is gone."""
+
+    code, number, retryable = ErrorCode.EXPIRED, 410, False
 
 
 class TooLarge(WorkerError):
@@ -169,7 +175,7 @@ class HandedOver(Abandoned):
     label = "handed_over"
 
 
-class LeaseLost(Abandoned):
-    """The job's lease is older than 0.8 x ack_wait: another worker may have it by now."""
+class JobLost(Abandoned):
+    """Somebody else has written to the job's record: it is theirs."""
 
-    label = "lease_lost"
+    label = "lost"

@@ -1,0 +1,178 @@
+"""One writer's hold on a job's record: each event is confirmed, and fenced by the one before (contract, section 8).
+
+Whoever the broker refuses has lost the job. No clock is asked.
+"""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Final
+
+import structlog
+from nats.errors import Error as NatsError
+from nats.errors import MaxPayloadError
+
+from aichats_worker.errors import JobLost, TooLarge, WorkerError
+from aichats_worker.jobs.copies import Copies
+from aichats_worker.jobs.entries import MARK, Mark, own_headers, read_mark
+from aichats_worker.jobs.messages import Fenced, Messages
+from aichats_worker.request.events import Envelope
+
+log = structlog.get_logger(__name__)
+
+STORE_TIMEOUT_SECONDS: Final = 2.0
+PAUSE_MIN_SECONDS: Final = 0.1
+PAUSE_MAX_SECONDS: Final = 5.0
+MESSAGE_TOO_LARGE: Final = 10054  # more than the stream's max_msg_size
+# A word that took so long to come may have waited in the socket of a process that was frozen meanwhile.
+STALE_SECONDS: Final = 1.0
+# The mark, the fence and an error's own headers: what an event's body must leave free in a message.
+HEADERS_MAX_BYTES: Final = 512
+
+
+class Record:
+    """One writer's hold on a record: it goes on behind `last_seq`, and nobody else does.
+
+    Args:
+        messages: Of the stream.
+        subject: The record's.
+        mark: What each event says of the job.
+        envelope: The attempt, and the number of the next event.
+        last_seq: The place of the last message of the subject; 0 for none.
+
+    Attributes:
+        attempt: The number of the attempt that it writes, or ends.
+        copies: Get each event once it is stored; None where the job names no `reply_to`.
+    """
+
+    def __init__(self, messages: Messages, subject: str, mark: Mark, envelope: Envelope, last_seq: int) -> None:
+        self.mark = mark
+        self.attempt = envelope.attempt
+        self.copies: Copies | None = None
+        self._messages = messages
+        self._subject = subject
+        self._envelope = envelope
+        self._last_seq = last_seq
+        self._pending: tuple[bytes, dict[str, str]] | None = None
+        self._lost = False
+
+    @property
+    def room(self) -> int:
+        """How many bytes of data an event may have now."""
+        return self._messages.max_payload - self._envelope.overhead - HEADERS_MAX_BYTES
+
+    @property
+    def max_bytes(self) -> int:
+        """How many bytes a whole event may have now."""
+        return self._messages.max_payload - HEADERS_MAX_BYTES
+
+    @property
+    def next_number(self) -> int:
+        """The `seq` of the next event, after whatever is on its way."""
+        return self._envelope.seq + (self._pending is not None)
+
+    async def append(
+        self,
+        kind: bytes,
+        data: bytes,
+        headers: Mapping[str, str] | None = None,
+        *,
+        failed: int | None = None,
+        tries_max: int | None = None,
+    ) -> None:
+        """Store an event, and come back when it is stored. One whose storing was broken off before is stored first.
+
+        Args:
+            kind: The event's type.
+            data: The event's data.
+            headers: The event's own.
+            failed: How many attempts have failed with it; None for as many as before.
+            tries_max: After how many tries without an answer to give up; None for never.
+
+        Raises:
+            JobLost: Somebody else has written, or the connection is closed for good. Nothing more may be published.
+            TooLarge: The broker takes no event of this size; none is stored.
+            nats.errors.Error: It could not be stored in `tries_max` tries.
+        """
+        await self._until_stored(tries_max)
+        mark = self.mark if failed is None else replace(self.mark, failed=failed)
+        self._pending = self._envelope.event(kind, data), {**(headers or {}), MARK: str(mark)}
+        await self._until_stored(tries_max)
+
+    async def is_ours(self) -> bool:
+        """Say whether nobody else has written behind our last event.
+
+        Raises:
+            nats.errors.Error: It cannot be found out.
+        """
+        message = await self._messages.next(self._subject, self._last_seq + 1)
+        mark = read_mark(message.headers) if message is not None else None
+        return mark is None or (mark.writer, mark.delivery) == (self.mark.writer, self.mark.delivery)
+
+    async def _until_stored(self, tries_max: int | None) -> None:
+        tries, pause = 0, PAUSE_MIN_SECONDS
+        while self._pending is not None:
+            if self._lost or self._messages.closed:
+                raise JobLost
+            try:
+                await self._store(*self._pending)
+            except NatsError as error:
+                if isinstance(error, MaxPayloadError) or getattr(error, "err_code", None) == MESSAGE_TOO_LARGE:
+                    self._pending = None
+                    raise TooLarge("max_payload: the broker takes no event of this size any more") from None
+                tries += 1
+                if tries == tries_max:
+                    raise
+                log.warning("a job's event is not stored yet", error=str(error) or type(error).__name__)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, PAUSE_MAX_SECONDS)
+
+    async def _store(self, payload: bytes, headers: dict[str, str]) -> None:
+        """Send it once. Sent again it is stored once all the same: the fence lets one of them pass."""
+        sent = time.monotonic()
+        try:
+            seq = await self._messages.publish(
+                self._subject, payload, headers, expected=self._last_seq, timeout_seconds=STORE_TIMEOUT_SECONDS
+            )
+        except Fenced:
+            if not await self._caught_up():
+                self._lost = True
+                raise JobLost from None
+        else:
+            self._stored(seq)
+            if time.monotonic() - sent > STALE_SECONDS and not await self._caught_up():
+                self._lost = True
+                raise JobLost
+        if self._pending is None and self.copies is not None:
+            await self._copy(self.copies, payload, headers)
+
+    async def _copy(self, copies: Copies, payload: bytes, headers: dict[str, str]) -> None:
+        is_end = payload.startswith((b'{"type":"done"', b'{"type":"error"'))
+        try:
+            await (copies.end if is_end else copies.copy)(payload, own_headers(headers))
+        except WorkerError as error:
+            # It is stored, and the record is what counts: resume has it.
+            log.warning("a job's event is not copied to its reply_to", error=error.message)
+
+    def _stored(self, seq: int) -> None:
+        self._last_seq = seq
+        self._envelope.seq += 1
+        self._pending = None
+
+    async def _caught_up(self) -> bool:
+        """Walk over what is stored behind our last event. False where the record is somebody else's.
+
+        What is there may be our own event, whose word was lost, and messages that no worker has stored.
+        """
+        walked, skipped = self._last_seq, False
+        while (message := await self._messages.next(self._subject, walked + 1)) is not None:
+            walked = message.seq
+            mark = read_mark(message.headers)
+            if mark is None:
+                self._last_seq, skipped = walked, True
+            elif self._pending is not None and (message.data, str(mark)) == (self._pending[0], self._pending[1][MARK]):
+                self._stored(walked)
+            else:
+                return False
+        return skipped or self._pending is None  # refused, and nothing is there: the record was purged

@@ -154,8 +154,9 @@ class Jobs:
         return call.problem is None and (not call.reply_to or self._rule.allows(call.reply_to, call.tenant))
 
     def copies(self, call: Call) -> Copies | None:
-        """Return where a job's events go beside its record; None where it names no `reply_to`."""
-        return Copies(self._watch.line(call.reply_to), call.id) if call.reply_to else None
+        """Return where a job's events go beside its record; None where it names no `reply_to` that it may."""
+        allowed = call.reply_to and self._may_reply(call)  # a cancel asks too, before anybody has looked at the job
+        return Copies(self._watch.line(call.reply_to), call.id) if allowed else None
 
 
 async def _still_ours(record: Record, run: Run) -> bool:

@@ -102,4 +102,5 @@ class Queue:
 
     async def keep(self, job: Job) -> None:
         """Say that a job is in work. Not confirmed: it only saves the provider a second call."""
-        await self._mail.nc.publish(job.ack, b"+WPI")
+        if self._mail.nc.is_connected:
+            await self._mail.nc.publish(job.ack, b"+WPI")

@@ -190,7 +190,7 @@ class Cancels:
     async def _end(self, job: Job, place: Place) -> bool | None:
         """End a job that nobody runs, or whose runner does not answer. None where somebody was faster."""
         record = self._jobs.records.behind(job, place)
-        record.copies = self._jobs.copies(job.call)
+        record.copies = self._jobs.copies(job)
         stored = asyncio.Event()
         ending = asyncio.create_task(
             self._jobs.finish.end(job, record, CANCELLED, failed=record.mark.failed, stored=stored), name="cancel-end"

@@ -10,7 +10,6 @@ from aichats_schemas.subjects import SERVICE_ERROR, SERVICE_ERROR_CODE
 from aichats_worker.jobs.messages import StoredMessage
 
 MARK: Final = "Ai-Job"  # the header by which an event says whose it is
-STARTED: Final = "started"
 RETRYING: Final = "retrying"
 GIVEN_BACK: Final = "given_back"
 OWN_HEADERS: Final = (SERVICE_ERROR, SERVICE_ERROR_CODE)

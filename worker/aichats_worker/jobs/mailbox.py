@@ -8,7 +8,7 @@ from typing import Any, Final
 import orjson
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.errors import NoRespondersError
+from nats.errors import ConnectionReconnectingError, NoRespondersError
 from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js.errors import APIError
 
@@ -99,6 +99,9 @@ class Mailbox:
             nats.errors.TimeoutError: No answer in time. Whether the request has come is not known.
             nats.errors.Error: It could not be sent.
         """
+        if not self.nc.is_connected:
+            # What lies in nats-py's buffer is sent much later, whatever has come of it meanwhile.
+            raise ConnectionReconnectingError
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Msg] = loop.create_future()
 

@@ -15,6 +15,8 @@ from aichats_worker.request.call import Call
 from aichats_worker.request.events import Envelope
 
 BEGIN_TRIES_MAX: Final = 3
+NEAR: Final = 64  # messages of the stream, of all jobs
+FAR: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +69,17 @@ class Records:
         if last is None:
             return Place()
         entry = read_entry(last)
-        return Place(entry or await self._last_entry(subject), last.seq)
+        return Place(entry or await self._last_entry(subject, last.seq), last.seq)
 
-    async def _last_entry(self, subject: str) -> Entry | None:
-        """Find the last event where other messages are behind it."""
-        found, seq = None, 1
-        while (message := await self._messages.next(subject, seq)) is not None:
-            found = read_entry(message) or found
-            seq = message.seq + 1
+    async def _last_entry(self, subject: str, last_seq: int) -> Entry | None:
+        """Find the last event where other messages are behind it: not far, most likely."""
+        found, span, first = None, NEAR, last_seq
+        while found is None and first > 1:
+            seq = first = max(1, last_seq - span)
+            while (message := await self._messages.next(subject, seq)) is not None:
+                found = read_entry(message) or found
+                seq = message.seq + 1
+            span *= FAR
         return found
 
     async def seq_after(self, call: Call, point: tuple[int, int], place: Place) -> int:

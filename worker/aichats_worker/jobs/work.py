@@ -111,7 +111,7 @@ class Jobs:
         return await self._executor.slots[job.call.kind].wait(min(PATIENCE_SECONDS, left))
 
     async def _attempt(self, job: Job, run: Run, held: ExitStack) -> None:
-        copies = self.copies(job.call)
+        copies = self.copies(job)
         try:
             start = await self.records.begin(job, copies)
         except NatsError as error:
@@ -153,10 +153,12 @@ class Jobs:
     def _may_reply(self, call: Call) -> bool:
         return call.problem is None and (not call.reply_to or self._rule.allows(call.reply_to, call.tenant))
 
-    def copies(self, call: Call) -> Copies | None:
-        """Return where a job's events go beside its record; None where it names no `reply_to` that it may."""
-        allowed = call.reply_to and self._may_reply(call)  # a cancel asks too, before anybody has looked at the job
-        return Copies(self._watch.line(call.reply_to), call.id) if allowed else None
+    def copies(self, job: Job) -> Copies | None:
+        """Return where a job's events go beside its record; None where it names no `reply_to`, or one that is none."""
+        call = job.call
+        if not call.reply_to or not self._may_reply(call):
+            return None
+        return Copies(self._watch.line(call.reply_to), call.id, alive=lambda: self.queue.is_kept(job))
 
 
 async def _still_ours(record: Record, run: Run) -> bool:

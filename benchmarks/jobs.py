@@ -5,6 +5,7 @@ The provider answers at once. The bare loop only fetches and acknowledges: no HT
 
 import argparse
 import asyncio
+import signal
 import tempfile
 import time
 from pathlib import Path
@@ -15,7 +16,7 @@ from nats.errors import TimeoutError as NatsTimeoutError
 
 from aichats_client import submit
 from benchmarks.streams import upstream
-from tests.processes import NatsServer, WorkerProcess
+from tests.processes import NatsServer, WorkerProcess, cpu_seconds
 
 SLOTS = 64
 TIMEOUT_SECONDS = 120.0
@@ -35,6 +36,14 @@ async def emptied(nc: Client) -> None:
     async with asyncio.timeout(TIMEOUT_SECONDS):
         while (await js.stream_info("AIJOBS")).state.messages:
             await asyncio.sleep(0.02)
+
+
+async def fetching(nc: Client) -> None:
+    """Wait until the worker asks for jobs."""
+    js = nc.jetstream()
+    async with asyncio.timeout(TIMEOUT_SECONDS):
+        while not (await js.consumer_info("AIJOBS", "ai-workers-text")).num_waiting:
+            await asyncio.sleep(0.05)
 
 
 async def bare(nc: Client) -> None:
@@ -66,19 +75,26 @@ async def run(jobs: int) -> None:
             started = time.perf_counter()
             await bare(nc)
             raw = jobs / (time.perf_counter() - started - 0.5)  # its last fetch waited for nothing
-            await filled(nc, jobs, "worker")
             worker.start()
             await worker.ready()
-            started = time.perf_counter()
-            left = (await nc.jetstream().stream_info("AIJOBS")).state.messages
+            assert worker.process is not None  # noqa: S101 - it is ready
+            await fetching(nc)
+            worker.send(signal.SIGSTOP)
+            await filled(nc, jobs, "worker")
+            busy, started = cpu_seconds(worker.process.pid), time.perf_counter()
+            worker.send(signal.SIGCONT)
             await emptied(nc)
-            ours = left / (time.perf_counter() - started)
+            ours = jobs / (time.perf_counter() - started)
+            cpu = (cpu_seconds(worker.process.pid) - busy) / jobs * 1000
             await nc.close()
         finally:
             worker.kill()
             await provider.cleanup()
             server.stop()
-    print(f"{jobs} jobs, {SLOTS} slots: bare pull loop {raw:.0f} jobs/s, worker {ours:.0f} jobs/s")
+    print(
+        f"{jobs} jobs, {SLOTS} slots: bare pull loop {raw:.0f} jobs/s, "
+        f"worker {ours:.0f} jobs/s, {cpu:.2f} ms of CPU each"
+    )
 
 
 def main() -> None:

@@ -138,6 +138,20 @@ async def test_a_queued_job_with_a_reply_subject_gets_its_end_there(broker: Brok
     assert [orjson.loads(m.data)["data"]["code"] for m in exchange.messages if m.data] == ["cancelled"]
 
 
+async def test_a_cancel_publishes_nothing_to_a_reply_subject_that_is_no_inbox(
+    broker: Broker, start_jobs: StartJobs, start_worker: StartWorker
+) -> None:
+    first = await start_jobs()
+    await first.drain()
+    await start_worker(nats_url=broker.server.url, worker_jobs=False)
+    heard = asyncio.Queue[Any]()
+    await broker.nc.subscribe("elsewhere.>", cb=heard.put)
+    await broker.submit("never", reply_to="elsewhere.else")
+    assert await said(broker) == {"cancelled": True}
+    await broker.nc.flush()
+    assert heard.empty()
+
+
 async def test_a_job_that_waits_for_its_retry_is_cancelled(broker: Broker, start_jobs: StartJobs) -> None:
     await start_jobs(worker_retry_base_seconds=60, worker_retry_max_seconds=60)
     await broker.submit("[sim: status=429 retry-after=60]")
@@ -206,6 +220,19 @@ async def test_a_cancel_that_races_with_the_end_tells_what_is_stored(broker: Bro
         cancelled = end.type == "error" and end.data.code == "cancelled"
         assert answer == {"cancelled": cancelled}, request_id
     assert await broker.dead() == []
+
+
+async def test_a_job_that_nothing_stops_any_more_is_not_said_to_be_cancelled(
+    broker: Broker, start_jobs: StartJobs
+) -> None:
+    app = await start_jobs()
+    await broker.submit("[sim: words=4 pause=0.1]")
+    await broker.content()
+    run = app.runs.find("t", "r1")
+    assert run is not None
+    run.over()  # as while its end is being stored
+    assert await said(broker) != {"cancelled": True}
+    assert (await broker.end())[-1].type == "done"
 
 
 async def test_a_cancel_that_races_with_a_give_back_tells_what_is_stored(broker: Broker, start_jobs: StartJobs) -> None:

@@ -109,9 +109,7 @@ class App:
         await settle(nc)  # broker.start() returns before the server has the subscriptions
         self._subscribed = True
         if self.settings.worker_jobs:
-            self._streams = self._watch_streams(bus)
-            self._streams.start()
-            self._start_jobs(jobs, self._streams)
+            self._start_jobs(jobs)
         log.info("ready", instance=discovery.id, prefix=self.subjects.prefix, max_payload=nc.max_payload)
 
     async def _open_jobs(self, bus: Bus) -> Jobs:
@@ -129,19 +127,16 @@ class App:
         await Cancels(bus, jobs, self.runs, self.telemetry, served=settings.worker_jobs).start()
         return jobs
 
-    def _start_jobs(self, jobs: Jobs, streams: StreamsWatch) -> None:
+    def _start_jobs(self, jobs: Jobs) -> None:
         describe(self.broker, self.subjects.job)
         self.telemetry.watch_clock(jobs.clock.offset)
         self._resumes = Resumes(self._mail, jobs, self.watch, self.telemetry)
-        self._serving = Serving(
-            jobs,
-            self._mail,
-            self.slots,
-            prepare=streams.until_well,
-            opened=self._resumes.start,
-        )
-        self.telemetry.watch_jobs(lambda: self._serving is not None and self._serving.trouble() is None)
-        self._serving.start()
+        self._streams = self._watch_streams(self._mail.bus)
+        self._streams.start()
+        serving = Serving(jobs, self._mail, self.slots, prepare=self._streams.until_well, opened=self._resumes.start)
+        self.telemetry.watch_jobs(lambda: serving.trouble() is None)
+        self._serving = serving
+        serving.start()
 
     def _reconnected(self) -> None:
         self.admission.again()
@@ -174,10 +169,10 @@ class App:
             return 0
         self._draining = True
         nc = self.broker.connection if self._subscribed else None
-        if self._resumes is not None:
-            await self._resumes.stop()
         if self._streams is not None:
             await self._streams.stop()
+        if self._resumes is not None:
+            await self._resumes.stop()
         if nc is not None:
             try:
                 await self.admission.leave()

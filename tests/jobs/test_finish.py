@@ -1,0 +1,120 @@
+"""The one way a job ends: end stored, letter kept, job removed; each until it is done, by whoever comes."""
+
+import asyncio
+from typing import Any
+
+import orjson
+import pytest
+from nats.aio.msg import Msg
+
+from aichats_worker.broker.bus import Bus
+from aichats_worker.simulator.server import Simulator
+from tests.jobs.broker import WAIT_SECONDS, Broker, StartJobs, broker, checked, start_jobs
+from tests.jobs.provisioned import provisioner
+
+__all__ = ["broker", "start_jobs"]
+
+DONE = {
+    "finish_reason": "stop", "last_seq": 1, "model": "gpt-4", "timing": {"queued_ms": 0, "first_ms": 0, "total_ms": 0}
+}  # fmt: skip
+
+
+def an_error(code: str) -> dict[str, Any]:
+    return {"code": code, "message": "no answer", "retryable": False}
+
+
+async def ended_by_another(broker: Broker, kind: str, data: dict[str, Any], **headers: str) -> None:
+    """A job whose worker died right after its end was stored: before the letter, and in the queue still."""
+    job = await broker.js.publish("ai.v1.job.text.t.r1", b"hi", headers=headers or None)
+    last = 0
+    for number, (name, value) in enumerate((("status", "started"), (kind, data))):
+        event = {"type": name, "data": value, "id": "r1", "attempt": 1, "seq": number}
+        mark = {"Ai-Job": f"text.{job.seq}.{number}.1.another", "Nats-Expected-Last-Subject-Sequence": str(last)}
+        last = (await broker.js.publish("ai.v1.out.t.r1", orjson.dumps(event), headers=mark)).seq
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "letters"),
+    [
+        ("done", DONE, []),
+        ("error", an_error("bad_response"), ["bad_response"]),
+        ("error", an_error("cancelled"), []),
+    ],
+    ids=["done", "an error", "cancelled"],
+)
+async def test_what_another_began_is_finished_without_asking_the_provider(
+    broker: Broker,
+    start_jobs: StartJobs,
+    simulator: Simulator,
+    *,
+    kind: str,
+    data: dict[str, Any],
+    letters: list[str],
+) -> None:
+    first = await start_jobs()
+    await first.drain()
+    inbox, heard = broker.nc.new_inbox(), asyncio.Queue[Msg]()
+    await broker.nc.subscribe(inbox, cb=heard.put)
+    await ended_by_another(broker, kind, data, reply_to=inbox)
+    await start_jobs()
+    await broker.removed()
+    found = await broker.dead()
+    assert [letter["Ai-Dead-Code"] for letter in found] == letters
+    assert [letter["Ai-Dead-Attempts"] for letter in found] == ["1" for _ in letters]
+    assert simulator.requests == []
+    async with asyncio.timeout(WAIT_SECONDS):
+        end, sentinel = await heard.get(), await heard.get()
+    assert (orjson.loads(end.data)["type"], sentinel.data) == (kind, b"")
+    assert len(await broker.record()) == 2, "no second end"
+
+
+async def test_where_no_letter_can_be_kept_the_job_stays_until_one_is(
+    broker: Broker, start_jobs: StartJobs, simulator: Simulator
+) -> None:
+    await provisioner(Bus(broker.nc, broker.js), ack_wait_seconds=60).apply()
+    await start_jobs(worker_jobs_provision=False)  # it would make the stream again
+    letters = (await broker.js.stream_info("AIDEAD")).config
+    await broker.js.delete_stream("AIDEAD")
+    await broker.submit({"prompt": 5})
+    assert (await broker.end())[-1].data.code == "invalid_request"
+    await asyncio.sleep(0.5)
+    assert await broker.jobs_left() == 1
+    await broker.js.add_stream(letters)  # long before the broker would deliver the job again
+    await broker.removed()
+    assert [letter["Ai-Dead-Code"] for letter in await broker.dead()] == ["invalid_request"]
+    checked(await broker.record())
+
+
+async def test_where_the_record_cannot_be_written_the_provider_is_not_asked_and_nothing_counts(
+    broker: Broker, start_jobs: StartJobs, simulator: Simulator
+) -> None:
+    await start_jobs(worker_ack_wait_seconds=2, worker_attempts_max=1)
+    records = (await broker.js.stream_info("AIOUT")).config
+    await broker.js.delete_stream("AIOUT")
+    await broker.submit("[sim: words=2]")
+    await asyncio.sleep(3)
+    assert (await broker.jobs_left(), simulator.requests) == (1, [])
+    await broker.js.add_stream(records)
+    await broker.removed()
+    events = checked(await broker.record())
+    assert (events[-1].type, events[-1].attempt) == ("done", 1)
+    assert await broker.dead() == []
+
+
+async def test_an_end_that_cannot_be_stored_for_a_while_is_stored_then(
+    broker: Broker, start_jobs: StartJobs, simulator: Simulator
+) -> None:
+    """A stream that is full and refuses: the answer is there, and the provider is not asked for it again."""
+    await start_jobs(worker_ack_wait_seconds=2)
+    config = (await broker.js.stream_info("AIOUT")).config
+    await broker.submit("[sim: words=4 pause=0.5]")
+    await broker.content()
+    await broker.js.update_stream(config.evolve(max_msgs=1, discard="new"))
+    async with asyncio.timeout(WAIT_SECONDS):
+        await simulator.requests[0].ended.wait()
+    await asyncio.sleep(3)
+    assert await broker.jobs_left() == 1
+    await broker.js.update_stream(config)
+    await broker.removed()
+    assert checked(await broker.record())[-1].type == "done"
+    assert len(simulator.requests) == 1

@@ -78,10 +78,6 @@ class Refusal:
             return ProviderUnavailable(PROXY_CREDENTIALS)
         return leaf(self._sentence(leaf, names), retry_after_ms=wait)
 
-    def mentions(self, name: str) -> bool:
-        """Say whether the provider speaks of a field of the request."""
-        return name in self.message
-
     def _sentence(self, leaf: Leaf, names: SettingNames) -> str:
         if leaf is Misconfigured:
             return self._misconfigured(names)

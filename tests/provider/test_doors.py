@@ -101,7 +101,7 @@ async def test_of_two_failures_the_one_that_can_be_tried_again_is_told(doors: Do
         await collect(doors, ask("[sim: status=503]"))
     with pytest.raises((ProviderUnavailable, Misconfigured)):
         await collect(doors, ask("[sim: status=503]"))
-    assert not doors._doors[1].working
+    assert not doors.doors[1].working
 
 
 async def test_where_all_circuits_are_open_the_wait_is_told(doors: Doors, answers: dict[str, Any]) -> None:

@@ -52,6 +52,8 @@ async def test_usage_is_estimated_where_the_provider_names_none(nc: Client, work
     assert done.data.usage == Usage(input_tokens=4, output_tokens=2, estimated=True)
     assert done.data.provider["name"] == "aichats"
     assert done.data.provider["model"] == "gpt-4"
+    labels = {"kind": "text", "direction": "output", "estimated": "true"}
+    assert worker.telemetry.registry.get_sample_value("aichats_tokens_total", labels) == 2
 
 
 async def test_an_answer_that_was_cut_says_what_it_used(nc: Client, start: Callable[..., Any]) -> None:

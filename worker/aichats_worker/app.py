@@ -25,6 +25,7 @@ from aichats_worker.jobs.serving import Serving, describe
 from aichats_worker.jobs.watching import StreamsWatch
 from aichats_worker.jobs.work import Jobs
 from aichats_worker.provider import Provider
+from aichats_worker.provider.metrics import ProviderMetrics
 from aichats_worker.request.executor import Executor
 from aichats_worker.request.runs import Runs
 from aichats_worker.request.slots import Slots
@@ -57,6 +58,7 @@ class App:
         self.telemetry = Telemetry()
         self.provider = provider or wiring.provider(settings)
         self.telemetry.watch_provider(lambda: self.provider.working)
+        self.telemetry.registry.register(ProviderMetrics(self.provider))
         self.watch = Watch(settings.worker_keepalive_seconds)
         self.runs = Runs()
         self.slots: dict[Kind, Slots] = {

@@ -126,7 +126,9 @@ class _Request(_Shape):
         default=None, repr=False, description="Echoed in the final event; at most 16 entries."
     )
 
-    option_names: ClassVar[frozenset[str]]
+    # What a kind has beside the fields above is its options: the names on the wire, and the attributes.
+    option_names: ClassVar[frozenset[str]] = frozenset()
+    _attributes: ClassVar[dict[str, str]] = {}
     _ignored: tuple[str, ...] = PrivateAttr(default=())
 
     @field_validator("model")
@@ -137,6 +139,11 @@ class _Request(_Shape):
         if models is not None and model is not None and model not in models:
             raise ValueError(f"not found; there is {', '.join(list(models)[:MODELS_NAMED_MAX]) or 'none of this kind'}")
         return model
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        own = {field.alias or name: name for name, field in cls.model_fields.items() if name not in _FIELDS}
+        cls._attributes, cls.option_names = own, frozenset(own)
 
     @model_validator(mode="wrap")
     @classmethod
@@ -165,8 +172,8 @@ class _Request(_Shape):
         """The options that ask for something, by their names on the wire: neither absent nor what is so anyway."""
         return {
             name: value
-            for name in type(self).option_names
-            if (value := getattr(self, _ATTRIBUTES.get(name, name))) is not None
+            for name, attribute in type(self)._attributes.items()  # noqa: SLF001 - its own
+            if (value := getattr(self, attribute)) is not None
             and value is not False
             and not (name == "n" and value == 1)
         }
@@ -175,6 +182,9 @@ class _Request(_Shape):
     def ignored(self) -> tuple[str, ...]:
         """The fields that were sent and are not known, in their order."""
         return self._ignored
+
+
+_FIELDS = frozenset(_Request.model_fields)
 
 
 class TextRequest(_Request):
@@ -188,8 +198,6 @@ class TextRequest(_Request):
     json_object: bool | None = Field(default=None, alias="json", description="The answer is to be a JSON object.")
     reasoning: bool | None = Field(default=None, description="The model's reasoning comes too.")
 
-    option_names = frozenset({"temperature", "top_p", "max_tokens", "stop", "seed", "json", "reasoning"})
-
 
 class ImageRequest(_Request):
     """A request for images: `ai.v1.req.image.<tenant>`, `ask` or `job`. Of `messages`, the last is the prompt."""
@@ -202,9 +210,5 @@ class ImageRequest(_Request):
     )
     n: int | None = Field(default=None, ge=1, le=4, description="How many images.")
 
-    option_names = frozenset({"size", "quality", "n"})
 
-
-_FIELDS = frozenset(_Request.model_fields)
-_ATTRIBUTES = {"json": "json_object"}
 OPTION_NAMES = TextRequest.option_names | ImageRequest.option_names

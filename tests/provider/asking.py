@@ -47,7 +47,8 @@ async def draw(provider: Provider, question: Question) -> Picture:
 
 def make(kind: str, origin: str, **options: Any) -> AiChats | OpenAI:
     """A provider of that kind, pointed at a simulator. Options are those of Route, ImageLimits and the provider."""
-    limits = {name.removeprefix("image_"): options.pop(name) for name in list(options) if name.startswith("image_")}
+    bounds = ("image_max_bytes", "image_memory_max_bytes", "image_allow_private")
+    limits = {name.removeprefix("image_"): options.pop(name) for name in bounds if name in options}
     route = {name: options.pop(name) for name in ("proxy", "timeouts", "tls", "environment") if name in options}
     shared: dict[str, Any] = {"route": Route(**route), "limits": ImageLimits(**limits)}
     if kind == "openai":

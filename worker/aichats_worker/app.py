@@ -24,6 +24,7 @@ from aichats_worker.jobs.ending import Abandonments
 from aichats_worker.jobs.provision import Provisioner, ProvisionRefused
 from aichats_worker.jobs.subscribers import Jobs, Retries
 from aichats_worker.provider import Provider
+from aichats_worker.provider.metrics import ProviderMetrics
 from aichats_worker.request.executor import Executor
 from aichats_worker.request.reply import Replies
 from aichats_worker.request.slots import Slots
@@ -55,6 +56,7 @@ class App:
         self.telemetry = Telemetry()
         self.provider = provider or wiring.provider(settings)
         self.telemetry.watch_provider(lambda: self.provider.working)
+        self.telemetry.registry.register(ProviderMetrics(self.provider))
         self.replies = Replies(settings.worker_keepalive_seconds)
         self.slots: dict[Kind, Slots] = {
             "text": Slots(settings.worker_concurrency_max),

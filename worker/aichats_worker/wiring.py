@@ -98,16 +98,12 @@ def _openai(settings: Settings, route_out: Route, limits_of_images: ImageLimits)
 
 
 def _image_server(settings: Settings, server: Server) -> Server:
-    """Return where images come from; a key and headers go to another server only where they are its own."""
-    key = settings.openai_image_api_key
-    if settings.openai_image_base_url is None:
-        return server if key is None else replace(server, api_key=_plain(key), key_setting="OPENAI_IMAGE_API_KEY")
-    return Server(
-        settings.openai_image_base_url,
-        _plain(key),
-        url_setting="OPENAI_IMAGE_BASE_URL",
-        key_setting="OPENAI_IMAGE_API_KEY",
-    )
+    """Return where images come from: what no setting of their own says is as it is for text."""
+    if settings.openai_image_base_url is not None:
+        server = replace(server, base_url=settings.openai_image_base_url, url_setting="OPENAI_IMAGE_BASE_URL")
+    if settings.openai_image_api_key is not None:
+        server = replace(server, api_key=_plain(settings.openai_image_api_key), key_setting="OPENAI_IMAGE_API_KEY")
+    return server
 
 
 def _image_limits(settings: Settings) -> ImageLimits:

@@ -2,11 +2,11 @@
 
 import asyncio
 import random
-from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections import Counter, OrderedDict
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, Self
 
 from aichats_schemas.subjects import KINDS, Kind
 from aichats_worker.errors import ProviderUnavailable, RateLimited, WorkerError
@@ -59,11 +59,15 @@ class Door:
     Args:
         provider: What is behind the door.
         policy: How it is asked.
+
+    Attributes:
+        calls: How many calls ended so, by kind and `answered`, `left` or the error's code.
     """
 
     def __init__(self, provider: Guarded, policy: DoorPolicy | None = None) -> None:
         self._provider = provider
         self._policy = policy or DoorPolicy()
+        self.calls: Counter[tuple[Kind, str]] = Counter()
         self._limiter = Limiter(self._policy.calls_per_minute, self._policy.concurrent_calls)
         self._circuits: dict[Kind, Circuit] = {kind: self._new_circuit() for kind in KINDS}
         self._circuits_of_proxies: OrderedDict[tuple[Kind, str], Circuit] = OrderedDict()
@@ -73,6 +77,16 @@ class Door:
     def name(self) -> str:
         """The provider's."""
         return self._provider.name
+
+    @property
+    def doors(self) -> tuple[Self, ...]:
+        """All doors there are: this one."""
+        return (self,)
+
+    @property
+    def circuits(self) -> Mapping[Kind, Circuit]:
+        """The operator's, by kind; requests' own proxies have theirs."""
+        return self._circuits
 
     @property
     def working(self) -> bool:
@@ -123,16 +137,27 @@ class Door:
         circuit = self._circuit_of(kind, question)
         circuit.check()  # before the wait for a turn; again after it
         async with self._limiter.turn(question.tenant, question.deadline):
-            with circuit.call() as call:
-                try:
-                    async with aclosing(ask(question)) as items:
-                        async for item in items:
-                            call.answered()
-                            yield item
-                except RateLimited as error:
-                    self._limiter.slow_down(error.retry_after_ms)
-                    raise
-                self._limiter.speed_up()
+            with circuit.call() as call, self._counted(kind):
+                async with aclosing(ask(question)) as items:
+                    async for item in items:
+                        call.answered()
+                        yield item
+
+    @contextmanager
+    def _counted(self, kind: Kind) -> Iterator[None]:
+        """Take note of how a call ends, for the limiter and for whoever looks."""
+        outcome = "left"  # by the requester, or for a deadline
+        try:
+            yield
+            outcome = "answered"
+            self._limiter.speed_up()
+        except WorkerError as error:
+            outcome = error.code.value
+            if isinstance(error, RateLimited):
+                self._limiter.slow_down(error.retry_after_ms)
+            raise
+        finally:
+            self.calls[kind, outcome] += 1
 
     def _wait_before_next(self, call: int, error: WorkerError, question: Question) -> float | None:
         """Return the seconds until the next call; None where there is to be none."""

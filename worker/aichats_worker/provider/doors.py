@@ -27,18 +27,18 @@ class Doors:
     """
 
     def __init__(self, doors: Sequence[Door]) -> None:
-        self._doors = tuple(doors)
+        self.doors = tuple(doors)
 
     @property
     def working(self) -> bool:
         """False while none of them would be asked."""
-        return any(door.working for door in self._doors)
+        return any(door.working for door in self.doors)
 
     @cached_property
     def offers(self) -> Offers:
         """Everybody's models, the first provider's first; behind each the options of all who have it."""
         merged: dict[Kind, dict[str, tuple[frozenset[str], ...]]] = {kind: {} for kind in KINDS}
-        for door in self._doors:
+        for door in self.doors:
             for kind, models in door.offers.items():
                 for model, honoured in models.items():
                     merged[kind][model] = merged[kind].get(model, ()) + honoured
@@ -54,7 +54,7 @@ class Doors:
 
     async def close(self) -> None:
         """Close all connections."""
-        for door in self._doors:
+        for door in self.doors:
             await door.close()
 
     async def _asked(self, kind: Kind, question: Question) -> AsyncGenerator[Any, None]:
@@ -79,7 +79,7 @@ class Doors:
 
     def _in_turn(self, kind: Kind, question: Question) -> list[Door]:
         """Who can honour the question and has a closed circuit; where nobody has, the first says for how long."""
-        able = [door for door in self._doors if _can(door, kind, question)]
+        able = [door for door in self.doors if _can(door, kind, question)]
         if not able:
             raise InvalidRequest("no provider can honour the request; leave out some of its options")
         return [door for door in able if door.is_closed(kind, question)] or able[:1]

@@ -5,32 +5,44 @@ from typing import Any, Final
 
 from aichats_worker.provider import Question
 
+_Field = Callable[[Any], dict[str, Any]]
+
+
+def _as(name: str) -> _Field:
+    return lambda value: {name: value}
+
+
 # An option is one row here, and one field in the schema.
-_AS_IT_IS: Final = ("temperature", "top_p", "max_tokens", "stop", "seed", "size", "quality", "n")
-_OTHERWISE: Final[Mapping[str, Callable[[Any], dict[str, Any]]]] = {
+_TEXT: Final[Mapping[str, _Field]] = {
+    "temperature": _as("temperature"),
+    "top_p": _as("top_p"),
+    "max_tokens": _as("max_tokens"),
+    "stop": _as("stop"),
+    "seed": _as("seed"),
     "json": lambda _: {"response_format": {"type": "json_object"}},
     "reasoning": lambda _: {},  # servers send it by themselves; without the option it is left out of the events
 }
-TEXT_OPTIONS: Final = frozenset({"temperature", "top_p", "max_tokens", "stop", "seed", "json", "reasoning"})
-IMAGE_OPTIONS: Final = frozenset({"size", "quality", "n"})
+_IMAGE: Final[Mapping[str, _Field]] = {"size": _as("size"), "quality": _as("quality"), "n": _as("n")}
+TEXT_OPTIONS: Final = frozenset(_TEXT)
+IMAGE_OPTIONS: Final = frozenset(_IMAGE)
 
 
 def chat(question: Question, model: str) -> dict[str, Any]:
     """Return the body that asks for a streamed text."""
     messages = [{"role": message.role, "content": message.content} for message in question.messages]
     asked = {"model": model, "messages": messages, "stream": True, "stream_options": {"include_usage": True}}
-    return asked | _options(question)
+    return asked | _options(question, _TEXT)
 
 
 def picture(question: Question, model: str) -> dict[str, Any]:
     """Return the body that asks for images of the last message."""
-    return {"model": model, "prompt": question.messages[-1].content, "n": 1} | _options(question)
+    return {"model": model, "prompt": question.messages[-1].content, "n": 1} | _options(question, _IMAGE)
 
 
-def _options(question: Question) -> dict[str, Any]:
+def _options(question: Question, fields: Mapping[str, _Field]) -> dict[str, Any]:
     asked: dict[str, Any] = {}
     for name, value in question.options.items():
-        asked |= {name: value} if name in _AS_IT_IS else _OTHERWISE[name](value)
+        asked |= fields[name](value)
     return asked
 
 

@@ -25,6 +25,7 @@ _REASONS: Final[dict[str, FinishReason]] = {
     ),
 }
 _WORD_MAX_CHARS: Final = 64
+_LINE_OVERHEAD_BYTES: Final = 64  # what a kept line costs beside its bytes
 _FAILED: Final = Refusal(None, words=("servererror",))
 
 
@@ -50,6 +51,7 @@ class OpenAIDecoder:
         self._lines = Lines()
         self._event = b""
         self._pending: list[bytes] = []  # data lines of an event that are no object by themselves
+        self._pending_bytes = 0
         self._object: bytearray | None = None  # an answer that is one object and no stream
         self._done = False
         self._halves = Halves()
@@ -135,7 +137,7 @@ class OpenAIDecoder:
 
     def _data(self, value: bytes) -> str:
         if self._pending:
-            self._pending.append(value)
+            self._wait(value)
             return ""
         value = value.strip()
         if value == b"[DONE]":
@@ -151,13 +153,20 @@ class OpenAIDecoder:
         try:
             chunk = orjson.loads(value)
         except ValueError:
-            self._pending.append(value)
+            self._wait(value)
             return ""
         return self._chunk(chunk)
 
+    def _wait(self, value: bytes) -> None:
+        """Keep a data line for the end of its event, which has to come."""
+        self._pending.append(value)
+        self._pending_bytes += len(value) + _LINE_OVERHEAD_BYTES
+        if self._pending_bytes > LINE_MAX_BYTES:
+            raise LineTooLong
+
     def _flush(self) -> str:
         """Read the event whose lines were no objects by themselves: joined, else each, else leniently, else not."""
-        pending, self._pending = self._pending, []
+        pending, self._pending, self._pending_bytes = self._pending, [], 0
         try:
             return self._chunk(loads(b"\n".join(pending)))
         except ValueError:
@@ -188,7 +197,7 @@ class OpenAIDecoder:
         if not isinstance(chunk, dict):
             return ""
         choices = chunk.get("choices")
-        if self._is_error(chunk, choices):
+        if (not choices or chunk.get("error") is not None) and self._is_error(chunk, choices):
             self.failure, self.ended = refusal_in(chunk), True
             return ""
         if chunk.get("usage"):
@@ -213,12 +222,16 @@ class OpenAIDecoder:
         content = said.get("content")
         if not isinstance(content, str):
             content = self._parts(content) if isinstance(content, list) else ""
+        if len(said) > 1 or not content:  # the usual delta is content alone
+            self._aside(said)
+        return self._halves.mend(content) if content else ""
+
+    def _aside(self, said: dict[str, Any]) -> None:
         thoughts = said.get("reasoning_content") or said.get("reasoning")
         if isinstance(thoughts, str):
             self._think(thoughts)
         if said.get("refusal"):
             self._refused = True
-        return self._halves.mend(content) if content else ""
 
     def _parts(self, parts: list[Any]) -> str:
         """Join the text parts; what a model thinks is in parts of its own."""

@@ -46,7 +46,7 @@ CODES: Final[dict[str, Fault]] = {
     "invalid_api_key": Fault(401, "invalid_request_error", "Incorrect API key provided."),
     "insufficient_credits": Fault(402, "insufficient_credits", "Insufficient balance."),
     "permission_denied": Fault(403, "permission_error", "This key may not use this model."),
-    "key_limit_exceeded": Fault(403, "permission_error", "Key limit exceeded."),
+    "key_limit_exceeded": Fault(403, "key_limit_exceeded", "Key limit exceeded."),
     "model_not_found": Fault(
         404, "invalid_request_error", "The model does not exist, or you do not have access to it."
     ),

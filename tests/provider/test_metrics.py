@@ -3,7 +3,6 @@ from contextlib import suppress
 from prometheus_client import CollectorRegistry
 
 from aichats_worker.errors import WorkerError
-from aichats_worker.provider import announced
 from aichats_worker.provider.door import Door, DoorPolicy
 from aichats_worker.provider.doors import Doors
 from aichats_worker.provider.metrics import ProviderMetrics
@@ -28,9 +27,3 @@ async def test_each_provider_shows_its_circuits_and_how_its_calls_ended(simulato
     assert value("aichats_provider_calls_total", "openai", outcome="challenge") == 1
     assert value("aichats_provider_circuit_closed", "aichats") == 0
     await doors.close()
-
-
-async def test_the_models_are_announced_by_comma(simulator: Simulator) -> None:
-    provider = make("aichats", simulator.url)
-    assert announced(provider.offers) == {"models_text": "gpt-4", "models_image": "dalle"}
-    await provider.close()

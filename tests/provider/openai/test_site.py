@@ -1,5 +1,6 @@
 """What is asked of an OpenAI-compatible server, and what is learnt from its refusals."""
 
+import asyncio
 import base64
 import json
 from typing import Any
@@ -7,8 +8,10 @@ from typing import Any
 import pytest
 
 from aichats_schemas.events import Usage
-from aichats_worker.errors import ContentFiltered, Interrupted, InvalidRequest, ModelNotFound
+from aichats_worker.errors import BadResponse, ContentFiltered, Interrupted, InvalidRequest, ModelNotFound
 from aichats_worker.provider import Finish, Picture, Reasoning
+from aichats_worker.provider.http.upstream import Upstream
+from aichats_worker.provider.images import Home, ImageLimits, Images
 from aichats_worker.provider.openai import OpenAI
 from aichats_worker.provider.openai.site import ModelTable, Server
 from aichats_worker.simulator.answers import image
@@ -185,3 +188,44 @@ async def test_images_may_come_from_another_server_with_its_own_key() -> None:
         await pictures(provider, ask("x"))
         await provider.close()
     assert [asked.headers["authorization"] for asked in text.asked + images.asked] == ["Bearer key", "Bearer other"]
+
+
+async def test_another_host_that_refuses_an_image_does_not_get_the_key() -> None:
+    async with wire(lambda _: [http(status="401 Unauthorized")]) as other:
+        body = json.dumps({"data": [{"url": f"{other.url}/i.png"}]}).encode()
+        async with wire(lambda _: [http(body)]) as server:
+            provider = make("openai", server.url, image_allow_private=True)
+            with pytest.raises(BadResponse):
+                await draw(provider, ask("x"))
+            await provider.close()
+    assert [asked.headers.get("authorization") for asked in other.asked] == [None]
+
+
+async def test_requests_for_several_images_wait_for_room_one_after_the_other() -> None:
+    images = Images(Upstream(), Home("http://x", "t"), ImageLimits(max_bytes=10, memory_max_bytes=30))
+    most = now = 0
+
+    async def drawing() -> None:
+        nonlocal most, now
+        async with images.room(2):
+            now += 2
+            most = max(most, now)
+            await asyncio.sleep(0)
+            now -= 2
+
+    async with asyncio.timeout(5):  # two that held half of their room each would wait for ever
+        await asyncio.gather(*[drawing() for _ in range(6)])
+        async with images.room(4):  # more than there ever is: all of it
+            pass
+    assert most == 2
+
+
+async def test_half_of_a_room_that_is_waited_for_is_given_back() -> None:
+    images = Images(Upstream(), Home("http://x", "t"), ImageLimits(max_bytes=10, memory_max_bytes=30))
+    async with images.room(2):
+        waiting = asyncio.create_task(images.room(3).__aenter__())
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        async with asyncio.timeout(5), images.room(1):
+            pass

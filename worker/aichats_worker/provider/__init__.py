@@ -75,11 +75,6 @@ class Picture:
     sha256: str
 
 
-def announced(offers: Offers) -> dict[str, str]:
-    """Return the models as the services API announces them: by comma, the default first."""
-    return {f"models_{kind}": ",".join(models) for kind, models in offers.items()}
-
-
 class Provider(Protocol):
     """What the executor needs. Every failure is a WorkerError; cancelling closes the provider's connection."""
 

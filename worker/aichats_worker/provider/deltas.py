@@ -13,7 +13,7 @@ from aichats_worker.provider.decoding.lines import LineTooLong
 from aichats_worker.provider.http.answer import SETTLE_SECONDS, HttpAnswer
 from aichats_worker.provider.refusals import HEAD_MAX_BYTES, Refusal, SettingNames, no_answer, refusal_of
 
-GRACE_SECONDS: Final = 2.0  # after the finish reason, for the usage and the end mark
+GRACE_SECONDS: Final = 1.9  # for the usage and the end mark: the end is told within 2 s of its finish reason
 _CUT: Final = "the provider stopped in the middle of its answer; try again"
 
 

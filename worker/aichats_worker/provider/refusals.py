@@ -1,4 +1,4 @@
-"""What a provider says instead of an answer, as an error: the table of contract 4, and whose fault it is. Pure."""
+"""What a provider says instead of an answer, read: its status, its codes, its words, and for how long to wait. Pure."""
 
 import re
 from collections.abc import Mapping
@@ -9,16 +9,13 @@ from aichats_schemas.requests import OPTION_NAMES
 from aichats_worker.errors import (
     BadResponse,
     Challenge,
-    ContentFiltered,
     InvalidRequest,
     Misconfigured,
     ProviderUnavailable,
-    QuotaExhausted,
-    RateLimited,
-    TooLarge,
     WorkerError,
 )
 from aichats_worker.provider.decoding.lenient import loads
+from aichats_worker.provider.faults import SENTENCES, Leaf, leaf_of
 from aichats_worker.provider.http.failures import PROXY_CREDENTIALS
 from aichats_worker.provider.waits import retry_after_ms
 
@@ -32,85 +29,6 @@ _CHALLENGES: Final = (
     b"checking your browser", b"verify you are human", b"are you a robot", b"not a robot", b"attention required",
     b"ddos-guard", b"enable javascript and cookies", b"/_incapsula_", b"datadome", b"px-captcha", b"bot check",
 )  # fmt: skip
-
-_Leaf = type[WorkerError]
-_BY_STATUS: Final[dict[int, _Leaf]] = {
-    **dict.fromkeys((400, 406, 409, 411, 412, 415, 416, 417, 422, 428), InvalidRequest),
-    **dict.fromkeys((401, 403, 404, 405, 410, 421, 426, 498), Misconfigured),
-    **dict.fromkeys((413, 414, 431), TooLarge),
-    **dict.fromkeys((407, 408, 423, 424, 425, 499), ProviderUnavailable),
-    402: QuotaExhausted,
-    429: RateLimited,
-    451: ContentFiltered,
-}
-# An error's own code or type, without - _ . and spaces: more special than any status, so it wins over one.
-_BY_CODE: Final[dict[str, _Leaf]] = {
-    **dict.fromkeys(
-        (
-            "contextlengthexceeded", "contextwindowexceeded", "contextwindowexceedederror", "exceedcontextsizeerror",
-            "stringabovemaxlength", "requesttoolarge", "payloadtoolarge", "inputtoolong", "tokenslimitreached",
-            "toolargeerror", "prompttoolong",
-        ),
-        TooLarge,
-    ),
-    **dict.fromkeys(
-        (
-            "contentfilter", "contentfiltered", "contentpolicyviolation", "contentpolicyviolationerror",
-            "moderationblocked", "responsibleaipolicyviolation", "datainspectionfailed", "safety", "prohibitedcontent",
-        ),
-        ContentFiltered,
-    ),
-    **dict.fromkeys(
-        (
-            "insufficientquota", "billingnotactive", "billinghardlimitreached", "exceededcurrentquotaerror",
-            "insufficientbalance", "insufficientcredits", "paymentrequired", "accountdeactivated", "billingerror",
-        ),
-        QuotaExhausted,
-    ),
-    **dict.fromkeys(
-        (
-            "invalidapikey", "apikeyinvalid", "authenticationerror", "permissionerror", "modelnotfound",
-            "deploymentnotfound", "unauthenticated", "permissiondenied", "unauthorized", "notfounderror",
-        ),
-        Misconfigured,
-    ),
-}  # fmt: skip
-# Words that say something only where there is no status: inside a 200.
-_BY_WORD: Final[dict[str, _Leaf]] = {
-    **dict.fromkeys(("invalidrequesterror", "badrequesterror", "badrequest", "invalidargument"), InvalidRequest),
-    **dict.fromkeys(
-        ("ratelimitexceeded", "ratelimiterror", "toomanyrequests", "resourceexhausted", "requests", "tokens"),
-        RateLimited,
-    ),
-    **dict.fromkeys(
-        (
-            "servererror", "internalservererror", "internalerror", "overloadederror", "serviceunavailable", "timeout",
-            "timeouterror", "unavailable", "engineoverloaded", "apierror",
-        ),
-        ProviderUnavailable,
-    ),
-}  # fmt: skip
-# What providers say in words alone, where the status would be somebody else's fault.
-_BY_SENTENCE: Final[tuple[tuple[re.Pattern[str], _Leaf], ...]] = (
-    (
-        re.compile(
-            r"context (?:length|window|size)|maximum context|too many tokens|tokens? .{0,40}must be <=|"
-            r"prompt is too long|input is too long|reduce the length|longer than the maximum"
-        ),
-        TooLarge,
-    ),
-    (
-        re.compile(
-            r"content management policy|safety system|content policy|content filter|input was flagged|moderation"
-        ),
-        ContentFiltered,
-    ),
-    (
-        re.compile(r"insufficient (?:balance|credit|fund)|(?:key|credit|spending) limit exceeded|exceeded your.*quota"),
-        QuotaExhausted,
-    ),
-    (re.compile(r"api key not valid|incorrect api key|invalid api key"), Misconfigured),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,18 +66,9 @@ class Refusal:
     field: str = ""
     is_challenge: bool = False
 
-    def leaf(self) -> _Leaf:
+    def leaf(self) -> Leaf:
         """Return whose fault it is, and which."""
-        if self.is_challenge:
-            return Challenge
-        for word in self.words:
-            if word in _BY_CODE:
-                return _BY_CODE[word]
-        if self.status not in (402, 429):
-            for pattern, leaf in _BY_SENTENCE:
-                if pattern.search(self.message):
-                    return leaf
-        return _of_words(self.words) if self.status is None else _of_status(self.status)
+        return Challenge if self.is_challenge else leaf_of(self.status, self.words, self.message)
 
     def error(self, names: SettingNames) -> WorkerError:
         """Return it as the error that the requester is told."""
@@ -169,11 +78,7 @@ class Refusal:
             return ProviderUnavailable(PROXY_CREDENTIALS)
         return leaf(self._sentence(leaf, names), retry_after_ms=wait)
 
-    def mentions(self, name: str) -> bool:
-        """Say whether the provider speaks of a field of the request."""
-        return name in self.message
-
-    def _sentence(self, leaf: _Leaf, names: SettingNames) -> str:
+    def _sentence(self, leaf: Leaf, names: SettingNames) -> str:
         if leaf is Misconfigured:
             return self._misconfigured(names)
         if leaf is Challenge:
@@ -181,8 +86,8 @@ class Refusal:
         if leaf is ProviderUnavailable and self.status is not None:
             return f"the provider failed with status {self.status}; try again later"
         if leaf is InvalidRequest and self.field:
-            return f"{self.field}: {_SENTENCES[leaf]}"
-        return _SENTENCES[leaf]
+            return f"{self.field}: {SENTENCES[leaf]}"
+        return SENTENCES[leaf]
 
     def _misconfigured(self, names: SettingNames) -> str:
         status = self.status or 0
@@ -193,27 +98,6 @@ class Refusal:
         both = f"{names.url} and {names.models}" if names.models else names.url
         said = f" (status {status})" if status else ""
         return f"the provider does not know the address or the model{said}; check {both}"
-
-
-_SENTENCES: Final[dict[_Leaf, str]] = {
-    InvalidRequest: "the provider refused the request as wrong; change its options or its messages",
-    TooLarge: "the provider's context length or request size is passed; send less, or ask for fewer max_tokens",
-    ContentFiltered: "the provider refuses to answer this prompt (content filter); change the prompt",
-    QuotaExhausted: "the provider's account or key is used up; its operator has to top it up",
-    RateLimited: "the provider limits how often it is asked; try again later",
-    ProviderUnavailable: "the provider failed; try again later",
-    BadResponse: "the provider sent an error instead of an answer; try again later",
-}
-
-
-def _of_status(status: int) -> _Leaf:
-    if 300 <= status < 400:
-        return Misconfigured
-    return _BY_STATUS.get(status, ProviderUnavailable if status >= 500 else BadResponse)
-
-
-def _of_words(words: tuple[str, ...]) -> _Leaf:
-    return next((_BY_WORD[word] for word in words if word in _BY_WORD), BadResponse)
 
 
 def refusal_of(status: int, headers: Mapping[str, str], head: bytes) -> Refusal:

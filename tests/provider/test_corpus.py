@@ -8,8 +8,8 @@ import pytest
 from aichats_worker.errors import WorkerError
 from aichats_worker.provider import Finish, Picture, Reasoning
 from tests.provider.asking import ask, make
-from tests.provider.raw import Raw, raw_server
 from tests.provider.recorded import DECODERS, Recorded, decoded, everything, families
+from tests.provider.wire import CLOSE, Wire, wire
 
 ALL = everything()
 STREAMS = [recorded for recorded in ALL if recorded.kind == "text" and recorded.status == 200]
@@ -27,16 +27,18 @@ class Came:
 
 
 @pytest.fixture
-async def raw() -> AsyncIterator[Raw]:
-    async with raw_server() as running:
+async def server() -> AsyncIterator[Wire]:
+    async with wire(lambda _: []) as running:
         yield running
 
 
-async def replay(recorded: Recorded, raw: Raw, *, chunked: bool, size: int) -> Came:
+async def replay(recorded: Recorded, server: Wire, *, chunked: bool, size: int) -> Came:
     """Ask a server that answers so, in writes of `size` bytes; 0 for one."""
     answer = recorded.http(chunked=chunked)
-    raw.writes = [answer[at : at + size] for at in range(0, len(answer), size)] if size else [answer]
-    provider = make(recorded.dialect, raw.url)
+    step = size or len(answer)
+    pieces = [answer[at : at + step] for at in range(0, len(answer), step)]
+    server.answer = lambda _: [*(part for piece in pieces for part in (piece, 0)), CLOSE]
+    provider = make(recorded.dialect, server.url)
     came = Came()
     question = replace(ask("hi"), options={"reasoning": True} if recorded.dialect == "openai" else {})
     try:
@@ -58,8 +60,8 @@ async def replay(recorded: Recorded, raw: Raw, *, chunked: bool, size: int) -> C
 
 @pytest.mark.parametrize("size", [0, 1, 7], ids=lambda size: f"writes of {size or 'all'}")
 @pytest.mark.parametrize("recorded", ALL, ids=str)
-async def test_an_answer_is_understood_or_told_as_what_it_is(recorded: Recorded, raw: Raw, size: int) -> None:
-    came = await replay(recorded, raw, chunked=size != 7, size=size)
+async def test_an_answer_is_understood_or_told_as_what_it_is(recorded: Recorded, server: Wire, size: int) -> None:
+    came = await replay(recorded, server, chunked=size != 7, size=size)
     if recorded.errors:
         assert came.finish is None
         assert came.error is not None, f"{came.text!r} instead of an error"

@@ -33,9 +33,6 @@ UNENDED = {
     "nothing but x": ("openai", b"", b"x"),
     "a line": ("openai", b"data: ", b"x"),
     "an object on many lines": ("openai", b"{\n", b'"a":1,\n'),
-}
-# To do in the decoder: its list of an event's lines has no limit yet. Then these two go up to the others.
-UNENDED_TO_DO = {
     "an event of many lines": ("openai", b"data: {\n", b"data: xy\n"),
     "an event of many objects": ("openai", b"data: {\n", b"data: {\n"),
 }
@@ -47,16 +44,7 @@ def test_what_adds_nothing_leaves_nothing(again: bytes, dialect: str) -> None:
     assert kept(dialect, again) < ADDS_NOTHING_KEPT_MAX_BYTES
 
 
-@pytest.mark.parametrize(
-    ("dialect", "head", "again"),
-    [
-        *(pytest.param(*case, id=name) for name, case in UNENDED.items()),
-        *(
-            pytest.param(*case, id=name, marks=pytest.mark.xfail(strict=True, reason="no limit yet"))
-            for name, case in UNENDED_TO_DO.items()
-        ),
-    ],
-)
+@pytest.mark.parametrize(("dialect", "head", "again"), UNENDED.values(), ids=UNENDED)
 def test_what_waits_for_its_end_is_given_up(dialect: str, head: bytes, again: bytes) -> None:
     decoder = DECODERS[dialect]()
     decoder.feed(head)

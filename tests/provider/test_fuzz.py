@@ -20,8 +20,8 @@ from aichats_worker.simulator.answers import CUT, HOLD, Part
 from aichats_worker.simulator.server import Simulator
 from tests.provider.asking import ask, make
 from tests.provider.mutations import Spoiled, spoiled
-from tests.provider.raw import Raw, raw_server
 from tests.provider.recorded import decoded
+from tests.provider.wire import CLOSE, Wire, wire
 
 pytestmark = [pytest.mark.fuzz, pytest.mark.timeout(1800)]
 
@@ -166,20 +166,21 @@ async def test_any_bytes_give_an_image_or_a_typed_error(
 
 @given(kind=KINDS, answer=st.lists(HTTP | st.binary(max_size=8), max_size=8))
 async def test_any_bytes_in_the_place_of_http_give_text_or_a_typed_error(
-    wire: "Wire", kind: str, answer: list[bytes]
+    server: Wire, kind: str, answer: list[bytes]
 ) -> None:
-    wire.answer = b"".join(answer)
-    provider = make(kind, wire.url, timeouts=QUICK)
+    server.answer = lambda _: [b"".join(answer), CLOSE]
+    provider = make(kind, server.url, timeouts=QUICK)
     await call(provider)
     await provider.close()
 
 
 @given(spoiled=spoiled(), chunked=st.booleans())
 async def test_a_real_answer_that_was_spoiled_gives_what_is_left_or_a_typed_error(
-    raw: Raw, spoiled: Spoiled, *, chunked: bool
+    server: Wire, spoiled: Spoiled, *, chunked: bool
 ) -> None:
-    raw.writes = spoiled.pieces(spoiled.recorded.http(chunked=chunked))
-    provider = make(spoiled.recorded.dialect, raw.url, timeouts=QUICK)
+    pieces = spoiled.pieces(spoiled.recorded.http(chunked=chunked))
+    server.answer = lambda _: [*(part for piece in pieces for part in (piece, 0)), CLOSE]
+    provider = make(spoiled.recorded.dialect, server.url, timeouts=QUICK)
     await call(provider, kind=spoiled.recorded.kind)
     await provider.close()
 
@@ -191,27 +192,6 @@ def test_no_cut_changes_what_is_understood_of_a_spoiled_answer(spoiled: Spoiled)
 
 
 @pytest.fixture
-async def raw() -> AsyncIterator[Raw]:
-    async with raw_server() as running:
+async def server() -> AsyncIterator[Wire]:
+    async with wire(lambda _: []) as running:
         yield running
-
-
-class Wire:
-    """A server that answers each connection with the same bytes, and closes."""
-
-    def __init__(self) -> None:
-        self.answer = b""
-        self.url = ""
-
-    def __call__(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(self.answer)
-        writer.close()
-
-
-@pytest.fixture
-async def wire() -> AsyncIterator[Wire]:
-    one = Wire()
-    server = await asyncio.start_server(one, "127.0.0.1", 0)
-    one.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    yield one
-    server.close()

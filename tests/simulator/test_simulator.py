@@ -7,11 +7,14 @@ import zlib
 import aiohttp  # noqa: TID251 - the simulator is looked at from outside
 import pytest
 
+from aichats_worker.provider.door import Door, DoorPolicy
+from aichats_worker.provider.doors import Doors
 from aichats_worker.simulator.answers import image, words
 from aichats_worker.simulator.directives import directives
 from aichats_worker.simulator.server import CUT, Simulator, serve
 from tests.commands.test_commands import RUN_TIMEOUT_SECONDS, finished, start
 from tests.processes import free_port
+from tests.provider.asking import ask, collect, make
 
 
 def chat(prompt: str, kind: str = "chat") -> bytes:
@@ -144,6 +147,14 @@ async def test_a_long_run_forgets_what_it_was_asked_first(http: aiohttp.ClientSe
             async with http.post(f"{simulator.url}/chat/send2/", data=chat(f"[sim: words=1] {number}")) as answer:
                 await answer.read()
         assert [request.content[-1] for request in simulator.requests] == ["3", "4"]
+
+
+async def test_one_simulator_can_show_a_failover(simulator: Simulator) -> None:
+    both = Doors([Door(make(kind, simulator.url), DoorPolicy(calls_max=1)) for kind in ("aichats", "openai")])
+    text, finish = await collect(both, ask("[sim: only=aichats status=503] [sim: words=1]"))
+    await both.close()
+    assert (text, finish.provider) == ("Hello", "openai")
+    assert [request.path for request in simulator.requests] == ["/chat/send2/", "/v1/chat/completions"]
 
 
 async def reachable(port: int) -> bool:

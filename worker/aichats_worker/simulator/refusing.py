@@ -28,13 +28,14 @@ class Fault:
     message: str
 
 
+# Of several codes with one status, the first is the one that `status` alone means.
 CODES: Final[dict[str, Fault]] = {
+    "invalid_value": Fault(400, "invalid_request_error", "Invalid value for a parameter."),
     "context_length_exceeded": Fault(
         400,
         "invalid_request_error",
         "This model's maximum context length is 8192 tokens. Your messages had 9001 tokens.",
     ),
-    "invalid_value": Fault(400, "invalid_request_error", "Invalid value for a parameter."),
     "content_filter": Fault(
         400, "invalid_request_error", "The response was filtered: the prompt met the content policy."
     ),
@@ -45,7 +46,7 @@ CODES: Final[dict[str, Fault]] = {
     "invalid_api_key": Fault(401, "invalid_request_error", "Incorrect API key provided."),
     "insufficient_credits": Fault(402, "insufficient_credits", "Insufficient balance."),
     "permission_denied": Fault(403, "permission_error", "This key may not use this model."),
-    "key_limit_exceeded": Fault(403, "permission_error", "Key limit exceeded."),
+    "key_limit_exceeded": Fault(403, "key_limit_exceeded", "Key limit exceeded."),
     "model_not_found": Fault(
         404, "invalid_request_error", "The model does not exist, or you do not have access to it."
     ),
@@ -53,7 +54,8 @@ CODES: Final[dict[str, Fault]] = {
     "conflict": Fault(409, "conflict_error", "The resource was updated by another request."),
     "request_too_large": Fault(413, "invalid_request_error", "The request body is too large."),
     "unsupported_media_type": Fault(415, "invalid_request_error", "The content type must be application/json."),
-    "unprocessable_entity": Fault(422, "validation", "`inputs` tokens + `max_new_tokens` must be <= 4096."),
+    "unprocessable_entity": Fault(422, "validation", "Input validation error: a field has the wrong type."),
+    "inputs_too_long": Fault(422, "validation", "`inputs` tokens + `max_new_tokens` must be <= 4096."),
     "too_early": Fault(425, "too_early", "The server does not want to risk a replay."),
     "rate_limit_exceeded": Fault(429, "requests", "Rate limit reached for requests."),
     "insufficient_quota": Fault(429, "insufficient_quota", "You exceeded your current quota."),

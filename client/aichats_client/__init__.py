@@ -4,7 +4,7 @@
         async for piece in ai.text("Say hi"):
             print(piece, end="")
 
-`Client` and `Job` are for everybody; `sync` is for scripts without an event loop. Below them, `stream`, `resume`,
+`Client` and `JobHandle` are for everybody; `sync` is for scripts without an event loop. Below them, `stream`, `resume`,
 `ask`, `submit` and `cancel` give the contract's events as they are. It needs the schemas, nats-py and pydantic alone.
 """
 
@@ -19,7 +19,7 @@ from aichats_client.errors import (
     ChallengeError,
     ClientError,
     ContentFilteredError,
-    Cut,
+    CutOff,
     DeadlineExceededError,
     DuplicateError,
     ExpiredError,
@@ -45,17 +45,60 @@ from aichats_client.errors import (
     Stalled,
     TooLargeError,
 )
-from aichats_client.job import Job
+from aichats_client.job import JobHandle
 from aichats_client.options import AnyOptions, ImageOptions, TextOptions
 from aichats_client.reading import TextStream
 from aichats_client.stream import ask, cancel, resume, stream, submit
 
 __all__ = [
-    "Answer", "AnyOptions", "BadResponseError", "CancelledByRequesterError", "ChallengeError", "Client", "ClientError",
-    "Completion", "ContentFilteredError", "Context", "ContextError", "Cut", "DeadlineExceededError", "DuplicateError",
-    "ExpiredError", "ForbiddenError", "Gap", "GeneratedImage", "ImageOptions", "IncompleteAnswer", "InternalError",
-    "InterruptedAnswerError", "InvalidRequestError", "Job", "JobExists", "MisconfiguredError", "ModelNotFoundError",
-    "NoBroker", "NoWorker", "OverloadedError", "ProviderUnavailableError", "QueueFull", "QuotaExhaustedError",
-    "RateLimitedError", "Restarted", "ServiceError", "ShuttingDownError", "Stalled", "TextOptions", "TextStream",
-    "TooLargeError", "ask", "cancel", "collect", "errors", "read_context", "resume", "stream", "submit", "sync",
+    "Answer",
+    "AnyOptions",
+    "BadResponseError",
+    "CancelledByRequesterError",
+    "ChallengeError",
+    "Client",
+    "ClientError",
+    "Completion",
+    "ContentFilteredError",
+    "Context",
+    "ContextError",
+    "CutOff",
+    "DeadlineExceededError",
+    "DuplicateError",
+    "ExpiredError",
+    "ForbiddenError",
+    "Gap",
+    "GeneratedImage",
+    "ImageOptions",
+    "IncompleteAnswer",
+    "InternalError",
+    "InterruptedAnswerError",
+    "InvalidRequestError",
+    "JobExists",
+    "JobHandle",
+    "MisconfiguredError",
+    "ModelNotFoundError",
+    "NoBroker",
+    "NoWorker",
+    "OverloadedError",
+    "ProviderUnavailableError",
+    "QueueFull",
+    "QuotaExhaustedError",
+    "RateLimitedError",
+    "Restarted",
+    "ServiceError",
+    "ShuttingDownError",
+    "Stalled",
+    "TextOptions",
+    "TextStream",
+    "TooLargeError",
+    "ask",
+    "cancel",
+    "collect",
+    "errors",
+    "read_context",
+    "resume",
+    "stream",
+    "submit",
+    "sync",
 ]  # fmt: skip

@@ -9,12 +9,12 @@ from typing import Final, Self, Unpack
 from nats.aio.client import Client as NatsClient
 from nats.errors import Error as NatsError
 
-from aichats_client.completion import GeneratedImage, completed
+from aichats_client.completion import Completion, GeneratedImage, completed
 from aichats_client.connecting import LOCAL, Connects, closed, connected, connection_of
 from aichats_client.context import Context, read_context
 from aichats_client.errors import NoWorker, Stalled, service_error
 from aichats_client.following import Following
-from aichats_client.job import Job
+from aichats_client.job import JobHandle
 from aichats_client.options import AnyOptions, ImageOptions, TextOptions, asked
 from aichats_client.reading import TextStream
 from aichats_client.stream import STALL_SECONDS, cancel, stream
@@ -97,12 +97,12 @@ class Client:
         return TextStream(self._asked("text", asked("text", prompt, options)))
 
     async def ask(self, prompt: str | None = None, /, **options: Unpack[TextOptions]) -> str:
-        """Ask for a text, and return the whole of it. `text(…).completion()` has its usage and more.
+        """Ask for a text, and return the whole of it. `complete` has its usage and more.
 
         Raises:
             ClientError: There is no answer.
         """
-        return (await self.text(prompt, **options).completion()).text
+        return (await self.complete("text", prompt, **options)).text
 
     async def image(self, prompt: str | None = None, /, **options: Unpack[ImageOptions]) -> GeneratedImage:
         """Ask for an image.
@@ -118,8 +118,16 @@ class Client:
         Raises:
             ClientError: There is no answer.
         """
-        completion = await completed(self._asked("image", asked("image", prompt, options)))
+        completion = await self.complete("image", prompt, **options)
         return completion.images or [completion.image]
+
+    async def complete(self, kind: Kind, prompt: str | None = None, /, **options: Unpack[AnyOptions]) -> Completion:
+        """Ask for a text or for images, and return the whole answer with its usage, model and times.
+
+        Raises:
+            ClientError: There is no answer.
+        """
+        return await completed(self._asked(kind, asked(kind, prompt, options)))
 
     async def submit(
         self,
@@ -129,7 +137,7 @@ class Client:
         *,
         id: str | None = None,  # noqa: A002 - the contract's own word
         **options: Unpack[AnyOptions],
-    ) -> Job:
+    ) -> JobHandle:
         """Submit a job: when this returns it is stored, and survives workers and brokers.
 
         Args:
@@ -150,11 +158,11 @@ class Client:
         )
         return job
 
-    def job(self, id: str) -> Job:  # noqa: A002 - the contract's own word
+    def job(self, id: str) -> JobHandle:  # noqa: A002 - the contract's own word
         """Come back to a job, of this process or of another."""
         if not is_token(id):
             raise ValueError("an id is 1 to 64 of A-Z, a-z, 0-9, _ and -")
-        return Job(self, id)
+        return JobHandle(self, id)
 
     async def cancel(self, id: str) -> bool:  # noqa: A002 - the contract's own word
         """Stop a request of this tenant, running or queued. False where nobody runs or holds it, or it has ended.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from aichats_client.answer import Answer
-from aichats_client.errors import Cut, IncompleteAnswer
+from aichats_client.errors import CutOff, IncompleteAnswer
 from aichats_schemas.events import Done, DoneData, StreamEvent
 
 SUFFIXES: Final = {
@@ -99,12 +99,12 @@ async def completed(events: AsyncIterable[StreamEvent]) -> Completion:
 
     Raises:
         IncompleteAnswer: An image's parts do not join to what they say they are.
-        Cut: There is no `done`.
+        CutOff: There is no `done`.
     """
     answer = Answer()
     async for event in events:
         answer.add(event)
     if not isinstance(answer.end, Done):
-        raise Cut("the answer ended without its final event")
+        raise CutOff("the answer ended without its final event")
     pairs = zip(answer.images, answer.mimes, strict=True)
     return Completion(answer.text, [GeneratedImage(data, mime) for data, mime in pairs], answer.end.data)

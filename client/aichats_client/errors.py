@@ -5,7 +5,7 @@ ClientError
 ├── NoWorker           nobody serves the subject
 ├── Stalled            nothing came for longer than a worker is ever silent
 ├── Gap                an event is missing
-├── Cut                the stream ended without its final event
+├── CutOff             the stream ended without its final event
 ├── IncompleteAnswer   an image's parts do not join to what they say they are
 ├── Restarted          a job's text began anew after pieces of it were read
 ├── JobExists          a job of this id is queued or running
@@ -54,7 +54,7 @@ class Gap(ClientError):
     retryable = True
 
 
-class Cut(ClientError):
+class CutOff(ClientError):
     """The stream ended without its final event."""
 
     retryable = True
@@ -86,6 +86,7 @@ class ServiceError(ClientError):
     """The worker's own answer is an error; of a code that this version does not know, where it is no subclass.
 
     Attributes:
+        data: All that the worker said.
         code: The contract's name of the failure.
         message: What to do next.
         usage: The tokens of what was made of an answer; None where nothing was.
@@ -96,6 +97,7 @@ class ServiceError(ClientError):
 
     def __init__(self, data: ErrorData, request_id: str = "") -> None:
         super().__init__(f"{data.code}: {data.message}")
+        self.data = data
         self.code = data.code
         self.message = data.message
         self.retryable = data.retryable

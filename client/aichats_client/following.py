@@ -10,7 +10,7 @@ from typing import Final
 from nats.aio.client import Client as NatsClient
 from nats.errors import Error as NatsError
 
-from aichats_client.errors import Cut, Gap, NoWorker, ServiceError, Stalled, service_error
+from aichats_client.errors import CutOff, Gap, NoWorker, ServiceError, Stalled, service_error
 from aichats_client.stream import resume
 from aichats_schemas.events import Done, Error, StreamEvent
 from aichats_schemas.subjects import Subjects
@@ -60,7 +60,7 @@ class Following:
                         yield event
                         if event.attempt and isinstance(event, Done | Error):
                             return
-            except (Stalled, Cut, NoWorker, Gap, NatsError, ServiceError) as error:
+            except (Stalled, CutOff, NoWorker, Gap, NatsError, ServiceError) as error:
                 if isinstance(error, ServiceError) and not error.retryable:
                     raise
                 lost = error

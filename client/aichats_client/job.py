@@ -1,4 +1,4 @@
-"""`Job`: work that is stored, and what came of it."""
+"""`JobHandle`: work that is stored, and what came of it."""
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from aichats_client.client import Client
 
 
-class Job:
+class JobHandle:
     """A job of a tenant; made by `Client.submit` and `Client.job`. Leaving its stream does not stop it: `cancel` does.
 
     It is read from its beginning each time, as often as is liked, while it is queued, runs, or has ended (for 15
@@ -29,7 +29,7 @@ class Job:
         self._newest = 0  # the highest attempt that was seen: what it replaced is not shown again
 
     def __repr__(self) -> str:
-        return f"Job({self.id!r})"
+        return f"JobHandle({self.id!r})"
 
     def text(self, *, on_restart: Callable[[], object] | None = None) -> TextStream:
         """Read a text job as it is made: `async for piece in job.text()`.

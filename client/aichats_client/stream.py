@@ -14,7 +14,7 @@ from nats.js.api import PubAck
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json, to_json
 
-from aichats_client.errors import ClientError, Cut, Gap, NoWorker, Stalled, service_error
+from aichats_client.errors import ClientError, CutOff, Gap, NoWorker, Stalled, service_error
 from aichats_schemas.events import Done, Error, ErrorCode, ErrorData, Result, StreamEvent, parse_event
 from aichats_schemas.subjects import MSG_ID, REPLY_TO, Kind, Subjects
 
@@ -74,7 +74,7 @@ async def stream(
         NoWorker: Nobody serves the subject.
         Stalled: Nothing came for `stall_seconds`.
         Gap: An event is missing.
-        Cut: It ended without its final event.
+        CutOff: It ended without its final event.
     """
     subject = (subjects or Subjects()).request("req", kind, tenant)
     headers = {MSG_ID: request_id} if request_id else None
@@ -125,7 +125,7 @@ async def _events(
                 ended = isinstance(event, Done | Result | Error)
                 yield event
         if not ended:
-            raise Cut("the answer ended without its final event")
+            raise CutOff("the answer ended without its final event")
     finally:
         if not nc.is_closed:
             await subscription.unsubscribe()

@@ -15,7 +15,7 @@ from nats.aio.client import Client as NatsClient
 from aichats_client import (
     Client,
     ClientError,
-    Cut,
+    CutOff,
     DeadlineExceededError,
     Gap,
     InvalidRequestError,
@@ -239,7 +239,7 @@ async def test_a_gap_is_an_error_and_no_short_answer(ai: Client, nc: NatsClient)
 
 async def test_a_cut_stream_is_an_error_and_no_short_answer(ai: Client, nc: NatsClient) -> None:
     await serve(nc, response(0), b"")
-    with pytest.raises(Cut):
+    with pytest.raises(CutOff):
         await ai.ask("hi")
 
 

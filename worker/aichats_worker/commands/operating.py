@@ -15,7 +15,7 @@ from aichats_schemas.subjects import Subjects
 from aichats_worker import wiring
 from aichats_worker.broker.bus import Bus
 from aichats_worker.broker.connecting import connect
-from aichats_worker.commands.asking import Refused
+from aichats_worker.commands.manners import Refused
 from aichats_worker.jobs.letters import DeadLetter, DeadLetters
 from aichats_worker.jobs.provision import Limits, Provisioner, ProvisionRefused
 from aichats_worker.settings import Settings

@@ -20,12 +20,14 @@ class Answer:
         images: Whole images by their index, checked against their size and hash.
         mimes: The media type of each image.
         end: The final event; None where the stream was cut.
+        reasoning: The model's, where it was asked for; no part of the text.
     """
 
     text: str = field(default="", repr=False)
     images: list[bytes] = field(default_factory=list, repr=False)
     mimes: list[str] = field(default_factory=list)
     end: Done | Result | Error | None = None
+    reasoning: str = field(default="", repr=False)
     _attempt: int = 0
     _parts: dict[int, list[ImageData]] = field(default_factory=dict, repr=False)
     _indexes: list[int] = field(default_factory=list)
@@ -37,10 +39,13 @@ class Answer:
             IncompleteAnswer: An image's parts do not join to what they say they are.
         """
         if event.attempt > self._attempt:
-            self.text, self.images, self.mimes, self._indexes, self._parts = "", [], [], [], {}
+            self.text, self.reasoning = "", ""
+            self.images, self.mimes, self._indexes, self._parts = [], [], [], {}
             self._attempt = event.attempt
         if event.type == "response":
             self.text += event.data
+        elif event.type == "reasoning":
+            self.reasoning += event.data
         elif event.type == "image":
             self._add_part(event.data)
         elif isinstance(event, Done | Result | Error):

@@ -72,11 +72,13 @@ class Completion:
     Attributes:
         text: The whole text; empty for images.
         images: The images in their order; empty for a text.
+        reasoning: The model's, where it was asked for.
         done: How it ended: `finish_reason`, `model`, `provider`, `usage`, `metadata`, `timing`.
     """
 
     text: str = field(repr=False)
     images: list[GeneratedImage]
+    reasoning: str = field(repr=False)
     done: DoneData
 
     def __str__(self) -> str:
@@ -107,4 +109,5 @@ async def completed(events: AsyncIterable[StreamEvent]) -> Completion:
     if not isinstance(answer.end, Done):
         raise CutOff("the answer ended without its final event")
     pairs = zip(answer.images, answer.mimes, strict=True)
-    return Completion(answer.text, [GeneratedImage(data, mime) for data, mime in pairs], answer.end.data)
+    images = [GeneratedImage(data, mime) for data, mime in pairs]
+    return Completion(answer.text, images, answer.reasoning, answer.end.data)

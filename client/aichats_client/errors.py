@@ -102,7 +102,7 @@ class ServiceError(ClientError):
         self.message = data.message
         self.retryable = data.retryable
         self.retry_after = data.retry_after_ms / 1000 if data.retry_after_ms is not None else None
-        self.usage = getattr(data, "usage", None)
+        self.usage = data.usage
         self.request_id = request_id
 
 

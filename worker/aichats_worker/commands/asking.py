@@ -13,7 +13,7 @@ from aichats_schemas.events import StreamEvent
 from aichats_worker import wiring
 from aichats_worker.broker.connecting import connect
 from aichats_worker.commands.manners import console, out
-from aichats_worker.commands.output import Output, print_completion, print_pieces
+from aichats_worker.commands.output import Output, print_completion, print_pieces, print_reasoning
 from aichats_worker.settings import Settings
 from aichats_worker.urls import masked_urls
 
@@ -60,6 +60,8 @@ class Asker:
             stream = ai.text(prompt, **options)
             if self.as_json:
                 await _print_events(stream.events())
+            elif options.get("reasoning"):
+                await print_reasoning(stream.events())
             else:
                 await print_pieces(stream, "waiting for the first word")
 

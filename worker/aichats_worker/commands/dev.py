@@ -69,7 +69,7 @@ class Playground:
             return settings_without_environment(aichats_url=simulator_url, **here)
         # Keys, models and proxies are the environment's; the broker is ours, and who we are there as well.
         names = ("creds", "nkey", "user", "password", "token", "ca", "cert", "key")
-        here |= {f"nats_{name}": None for name in names} | {"worker_provider": self.provider}
+        here |= {f"nats_{name}": None for name in names} | {"worker_providers": self.provider}
         return load_settings(**here | ({"openai_base_url": self.base_url} if self.base_url else {}))
 
     def _described(self, settings: Settings) -> str:

@@ -30,6 +30,7 @@ MaxTokens = Annotated[int | None, typer.Option(min=1, help="The answer's greates
 Stop = Annotated[list[str] | None, typer.Option(metavar="TEXT", help="Ends the answer; up to 4.")]
 Seed = Annotated[int | None, typer.Option(help="The same one, the same answer, if all is well.")]
 JsonObject = Annotated[bool, typer.Option("--json-object", help="The answer is to be a JSON object.")]
+Reasoning = Annotated[bool, typer.Option("--reasoning", help="The model's reasoning too, on standard error.")]
 Out = Annotated[Path | None, typer.Option("--output", "-o", help="The file; - for standard output.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace a file that is there.")]
 Count = Annotated[int | None, typer.Option("--n", min=1, max=4, help="How many.")]
@@ -49,6 +50,7 @@ def ask(
     stop: Stop = None,
     seed: Seed = None,
     json_object: JsonObject = False,
+    reasoning: Reasoning = False,
     timeout: Timeout = None,
     tenant: Tenant = "default",
     server: Server = None,
@@ -67,7 +69,8 @@ def ask(
     messages = [{"role": "system", "content": system}, {"role": "user", "content": text}] if system else None
     options = {
         "messages": messages, "model": model, "temperature": temperature, "top_p": top_p, "max_tokens": max_tokens,
-        "stop": stop or None, "seed": seed, "json": json_object or None, "timeout": timeout,
+        "stop": stop or None, "seed": seed, "json": json_object or None,
+        "reasoning": reasoning or None, "timeout": timeout,
     }  # fmt: skip
     finish(Asker(settings_of(server, context), tenant, as_json).ask(None if messages else text, options))
 

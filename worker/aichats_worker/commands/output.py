@@ -2,12 +2,15 @@
 
 import json
 import sys
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from aichats_client import Completion, GeneratedImage, TextStream
 from aichats_client.completion import SUFFIXES
+from aichats_schemas.events import StreamEvent
 from aichats_worker.commands.manners import Refused, Unusable, console, out
 
 if TYPE_CHECKING:
@@ -31,6 +34,23 @@ async def print_pieces(stream: TextStream, waiting: str) -> str:
             if pieces and not pieces[-1].endswith("\n"):
                 out("\n")
     return "".join(pieces)
+
+
+async def print_reasoning(events: AsyncGenerator[StreamEvent, None]) -> None:
+    """Print a text as it comes, and before it what the model thought, on standard error."""
+    last = ""
+    async with aclosing(events):
+        async for event in events:
+            if event.type == "reasoning":
+                sys.stderr.write(event.data)
+                sys.stderr.flush()
+            elif event.type == "response":
+                if not last:
+                    sys.stderr.write("\n")
+                out(event.data)
+                last = event.data
+    if last and not last.endswith("\n"):
+        out("\n")
 
 
 @dataclass(frozen=True, slots=True)

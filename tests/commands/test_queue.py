@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
+from aichats_client import submit
 from aichats_worker.simulator.answers import image as simulated_image
 from aichats_worker.simulator.answers import words
 from tests.commands.test_commands import Ran, command
 from tests.jobs.test_jobs import Broker, StartJobs, broker, start_jobs
 
 __all__ = ["broker", "start_jobs"]
+pytestmark = pytest.mark.timeout(180)  # each command is a process of its own
 
 
 class Queue:
@@ -36,9 +38,16 @@ async def test_a_job_is_submitted_and_its_result_read(queue: Queue, start_jobs: 
     assert (await queue.run("submit", "--id", "order-7", "[sim: words=3 pause=0]")).out == b"order-7\n"
     text = "".join(words(3)) + "\n"
     assert (await queue.run("result", "order-7")).out.decode() == text
-    assert (await queue.run("resume", "order-7")).out.decode() == text
     whole = json.loads((await queue.run("result", "order-7", "--json")).out)
     assert (whole["text"] + "\n", whole["finish_reason"]) == (text, "stop")
+
+
+async def test_a_job_is_read_from_its_beginning_or_from_a_point_on(
+    queue: Queue, start_jobs: StartJobs, broker: Broker
+) -> None:
+    await start_jobs()
+    await submit(broker.js, "text", "[sim: words=3 pause=0]", request_id="order-7")
+    assert (await queue.run("resume", "order-7")).out.decode() == "".join(words(3)) + "\n"
     events = [json.loads(line) for line in (await queue.run("resume", "order-7", "--json")).out.splitlines()]
     assert events[-1]["type"] == "done"
     rest = await queue.run("resume", "order-7", "--after", f"1,{events[-1]['seq'] - 2}")
@@ -78,7 +87,7 @@ async def test_a_file_of_jobs_is_submitted(queue: Queue, start_jobs: StartJobs, 
 
 async def test_jobs_shows_what_waits_and_what_runs(queue: Queue, start_jobs: StartJobs, broker: Broker) -> None:
     worker = await start_jobs(worker_concurrency_max=1)
-    await broker.submit("[sim: words=500 pause=0.1]", "runs")
+    await broker.submit("[sim: words=500 pause=1]", "runs")
     async with asyncio.timeout(20):
         while (await broker.events(1))[0].type != "response":
             pass

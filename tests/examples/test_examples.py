@@ -19,6 +19,7 @@ from aichats_worker.app import App
 from aichats_worker.simulator.answers import words
 from aichats_worker.simulator.server import Simulator
 from tests.conftest import StartWorker
+from tests.examples import browser
 from tests.jobs.test_jobs import serving_jobs
 from tests.processes import ROOT, NatsServer, free_port
 
@@ -161,3 +162,41 @@ async def test_node(worker: App, nats_server: NatsServer, tmp_path: Path) -> Non
     assert await output(process) == f"{WHOLE}\n"
     process = await start(node, "ask.js", "[sim: answer=html]", cwd=tmp_path, NATS_URL=nats_server.url)
     assert await output(process, status=1)
+
+
+async def test_a_page_shows_the_stream_as_it_comes(
+    worker: App, nats_server: NatsServer, simulator: Simulator, tmp_path: Path
+) -> None:
+    """1. A real browser opens the page. 2. Ask is pressed. 3. Half of it is there. 4. All of it. 5. A failure."""
+    chromium = browser.executable()
+    if chromium is None:
+        pytest.skip("there is no Chromium here: apt-get install chromium")
+    port = free_port()
+    url = f"http://127.0.0.1:{port}/"
+    async with running("browser/server.py", tmp_path, NATS_URL=nats_server.url, PORT=str(port)):
+        await listening(url)
+        async with browser.opened(chromium, tmp_path / "profile", url) as page:
+            await ask(page, "[sim: words=20 pause=0.1]")
+            await shown(page, "answer.textContent.length > 20 && answer.className === ''")
+            await shown(page, "answer.className === 'done'")
+            assert await page.value("answer.textContent") == "".join(words(20))
+            await ask(page, "[sim: answer=html]")
+            await shown(page, "answer.className === 'failed'")
+            assert (await page.value("answer.textContent")).startswith("bad_response")
+            await ask(page, "[sim: words=500 pause=0.05]")
+            await shown(page, "answer.textContent.length > 20")
+        async with asyncio.timeout(RUN_TIMEOUT_SECONDS):
+            await (await simulator.received(3)).ended.wait()
+    assert simulator.requests[2].closed_early, "the browser was closed"
+
+
+async def ask(page: browser.Page, prompt: str) -> None:
+    await shown(page, "document.readyState === 'complete' && document.getElementById('prompt') !== null")
+    await page.value(f"document.getElementById('prompt').value = {orjson.dumps(prompt).decode()}")
+    await page.value("document.querySelector('button').click()")
+
+
+async def shown(page: browser.Page, condition: str) -> None:
+    async with asyncio.timeout(RUN_TIMEOUT_SECONDS):
+        while not await page.value(condition):
+            await asyncio.sleep(0.02)

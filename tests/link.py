@@ -12,12 +12,18 @@ class Link:
 
     Attributes:
         flowing: Cleared, nothing is forwarded any more, either way, and no connection is closed: a partition.
+        up: Cleared, the same for what the worker says alone; it still hears the broker.
+        down: Cleared, the same for what the broker says.
         bytes_per_second: How fast the worker's bytes are forwarded, over all connections; None for at once.
     """
 
     def __init__(self, port: int) -> None:
         self.flowing = asyncio.Event()
         self.flowing.set()
+        self.up = asyncio.Event()
+        self.up.set()
+        self.down = asyncio.Event()
+        self.down.set()
         self.bytes_per_second: float | None = None
         self.url = ""
         self._port = port
@@ -47,14 +53,15 @@ class Link:
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._port, limit=CHUNK_BYTES)
             self._writers.append((writer, far_writer))
             try:
-                await asyncio.gather(self._pump(reader, far_writer, slow=True), self._pump(far_reader, writer))
+                await asyncio.gather(self._pump(reader, far_writer, self.up), self._pump(far_reader, writer, self.down))
             finally:
                 far_writer.transport.abort()
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, slow: bool = False) -> None:
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: asyncio.Event) -> None:
         while data := await reader.read(CHUNK_BYTES):
             await self.flowing.wait()
-            if slow and self.bytes_per_second:
+            await way.wait()
+            if way is self.up and self.bytes_per_second:
                 await asyncio.sleep(len(data) / self.bytes_per_second)
             writer.write(data)
             await writer.drain()

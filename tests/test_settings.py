@@ -22,7 +22,8 @@ def test_the_defaults_are_the_contracts() -> None:
     assert settings.provider_image_max_bytes == 20 * 1024 * 1024
     assert (settings.worker_concurrency_max, settings.worker_image_concurrency_max) == (256, 8)
     assert (settings.worker_timeout_seconds_max, settings.worker_keepalive_seconds) == (600, 0.8)
-    assert (settings.worker_ack_wait_seconds, settings.worker_max_deliver) == (30, 5)
+    assert (settings.worker_ack_wait_seconds, settings.worker_attempts_max) == (30, 5)
+    assert settings.worker_job_event_seconds == 0.2
     assert (settings.worker_jobs, settings.worker_jobs_provision, settings.worker_strict_tenant_inbox) == (
         True,
         True,

@@ -11,6 +11,7 @@ import pytest
 from nats.aio.client import Client
 
 from aichats_worker.broker.connecting import PENDING_MAX_BYTES
+from aichats_worker.errors import Cancelled
 from aichats_worker.simulator.answers import words
 from aichats_worker.simulator.server import Simulator
 from tests.conftest import SpawnWorker, StartWorker
@@ -169,7 +170,9 @@ async def test_a_cancel_gets_through_where_publishing_is_held_up(
     nc: Any = app.broker.connection
     await until(lambda: nc._pending_data_size > PENDING_MAX_BYTES)
     await asyncio.sleep(0.2)
-    assert app.executor.cancel("default", "r9")
+    run = app.runs.find("default", "r9")
+    assert run is not None
+    assert run.stop(Cancelled("by the requester"))
     await until(lambda: simulator.closed_early == 1)
     link.flowing.set()
     assert (await exchange.all())[-1].data.code == "cancelled"

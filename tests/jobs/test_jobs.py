@@ -3,129 +3,36 @@
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+import time
+from collections.abc import Callable
 
 import nats
 import orjson
 import pytest
-from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.js import JetStreamContext
-from nats.js.errors import APIError, NotFoundError
+from nats.js.errors import APIError
 
-from aichats_client import Answer, resume, submit
-from aichats_schemas import parse_event
-from aichats_worker.app import App
+from aichats_client import Answer, resume
 from aichats_worker.simulator.answers import words
 from aichats_worker.simulator.server import CUT, Simulator
 from tests.conftest import SpawnWorker, StartWorker
-from tests.processes import NatsServer, WorkerProcess
+from tests.jobs.broker import (
+    WAIT_SECONDS,
+    Broker,
+    StartJobs,
+    Stored,
+    broker,
+    checked,
+    provisioned,
+    serving_jobs,
+    settings_for,
+    start_jobs,
+    text_of,
+)
+from tests.processes import NatsServer
 
-WAIT_SECONDS = 20.0
-StartJobs = Callable[..., Awaitable[App]]
-
-
-class Broker:
-    """A requester's connection to a server of its own, and everything that is published for jobs."""
-
-    def __init__(self, server: NatsServer, nc: Client) -> None:
-        self.server = server
-        self.nc = nc
-        self.js: JetStreamContext = nc.jetstream()
-        self.heard: asyncio.Queue[Msg] = asyncio.Queue()
-
-    async def submit(self, body: str | dict[str, Any], request_id: str = "r1", **options: Any) -> Any:
-        return await submit(self.js, "text", body, request_id=request_id, tenant="t", **options)
-
-    async def end(self) -> list[Any]:
-        """Everything up to the next sentinel, as events."""
-        events: list[Any] = []
-        async with asyncio.timeout(WAIT_SECONDS):
-            while (message := await self.heard.get()).data:
-                events.append(parse_event(message.data))
-        return events
-
-    async def events(self, count: int) -> list[Any]:
-        async with asyncio.timeout(WAIT_SECONDS):
-            return [parse_event((await self.heard.get()).data) for _ in range(count)]
-
-    async def jobs_left(self) -> int:
-        return int((await self.js.stream_info("AIJOBS")).state.messages)
-
-    async def removed(self) -> None:
-        """Wait until no job is in the queue."""
-        async with asyncio.timeout(WAIT_SECONDS):
-            while await self.jobs_left():
-                await asyncio.sleep(0.02)
-
-    async def dead(self) -> list[dict[str, str]]:
-        """The headers of all dead letters."""
-        found = []
-        for seq in range(1, (await self.js.stream_info("AIDEAD")).state.last_seq + 1):
-            with contextlib.suppress(NotFoundError):
-                found.append(dict((await self.js.get_msg("AIDEAD", seq=seq)).headers or {}))
-        return found
-
-
-@pytest.fixture
-async def broker(own_nats_server: Callable[..., NatsServer]) -> AsyncIterator[Broker]:
-    server = own_nats_server()
-    nc = await nats.connect(server.url)
-    found = Broker(server, nc)
-    await nc.subscribe("ai.v1.out.>", cb=found.heard.put)
-    yield found
-    await nc.close()
-
-
-@pytest.fixture
-def start_jobs(start_worker: StartWorker, broker: Broker) -> StartJobs:
-    """Start a worker that serves jobs, with settings that suit a test."""
-
-    async def start(**settings: Any) -> App:
-        defaults = {
-            "nats_url": broker.server.url,
-            "worker_jobs": True,
-            "worker_retry_base_seconds": 0.05,
-            "worker_retry_max_seconds": 0.1,
-            "worker_ack_wait_seconds": 10,
-            "provider_calls_max": 1,
-            "provider_circuit_failures": 1000,
-        }
-        app = await start_worker(**(defaults | settings))
-        await serving_jobs(app)
-        return app
-
-    return start
-
-
-async def serving_jobs(worker: Any) -> None:
-    """Wait until a worker, in this process or not, serves jobs."""
-    if isinstance(worker, WorkerProcess):
-        await worker.serving_jobs()
-        return
-    async with asyncio.timeout(WAIT_SECONDS):
-        while worker.jobs is None:
-            await asyncio.sleep(0.01)
-
-
-def settings_for(broker: Broker, **more: str) -> dict[str, str]:
-    return {
-        "NATS_URL": broker.server.url,
-        "WORKER_ACK_WAIT_SECONDS": "1",
-        "WORKER_RETRY_BASE_SECONDS": "0.05",
-        "WORKER_RETRY_MAX_SECONDS": "0.1",
-    } | more
-
-
-async def provisioned(broker: Broker) -> None:
-    """Wait until a worker process serves jobs."""
-    async with asyncio.timeout(WAIT_SECONDS):
-        while True:
-            with contextlib.suppress(NotFoundError):
-                await broker.js.consumer_info("AIJOBS", "ai-workers-text")
-                return
-            await asyncio.sleep(0.05)
+# Other folders take the fixtures from here.
+__all__ = ["WAIT_SECONDS", "Broker", "StartJobs", "broker", "provisioned", "serving_jobs", "settings_for", "start_jobs"]
 
 
 @pytest.mark.e2e
@@ -133,26 +40,55 @@ async def test_a_job_ends_with_done_and_leaves_the_queue(broker: Broker, start_j
     await start_jobs()
     await broker.submit({"prompt": "[sim: words=3]", "metadata": {"order": "7"}})
     events = await broker.end()
-    assert "".join(event.data for event in events if event.type == "response") == "".join(words(3))
-    assert [event.seq for event in events] == list(range(len(events)))
+    assert text_of(events) == "".join(words(3))
+    assert (events[0].type, events[0].data) == ("status", "started")
     assert {(event.id, event.attempt) for event in events} == {("r1", 1)}
-    assert events[-1].type == "done"
     assert events[-1].data.metadata == {"order": "7"}
+    assert events[-1].data.last_seq == events[-1].seq
     await broker.removed()
+    assert checked(await broker.record()) == events
     assert await broker.dead() == []
 
 
 @pytest.mark.e2e
-async def test_a_job_with_a_reply_subject_is_answered_there_and_stores_nothing(
+async def test_a_job_with_a_reply_subject_is_copied_there_and_can_be_resumed_as_well(
     broker: Broker, start_jobs: StartJobs
 ) -> None:
     await start_jobs()
-    inbox = broker.nc.new_inbox()
-    await broker.nc.subscribe(inbox, cb=broker.heard.put)
-    await broker.submit("[sim: words=2]", reply_to=inbox)
-    assert (await broker.end())[-1].type == "done"
-    await broker.removed()
-    assert (await broker.js.stream_info("AIOUT")).state.messages == 0
+    inbox, copies = broker.nc.new_inbox(), asyncio.Queue[Msg]()
+    await broker.nc.subscribe(inbox, cb=copies.put)
+    await broker.submit("[sim: words=4 pause=0.5]", reply_to=inbox)
+    events = await broker.end()
+    got = [await copies.get()]
+    while got[-1].data:
+        got.append(await copies.get())
+    heard = [orjson.loads(message.data) for message in got[:-1]]
+    assert [event for event in heard if event["attempt"]] == [
+        orjson.loads(e.model_dump_json(exclude_none=True)) for e in events
+    ]
+    assert {event["data"] for event in heard if not event["attempt"]} <= {"working"}
+    assert not any(message.headers for message in got)
+    assert [event async for event in resume(broker.nc, "r1", tenant="t")] == events
+
+
+async def test_the_first_delta_is_stored_at_once_and_those_after_it_are_joined(
+    broker: Broker, start_jobs: StartJobs
+) -> None:
+    await start_jobs(worker_job_event_seconds=0.4)
+    await broker.submit("[sim: words=40 pause=0.02]")
+    deltas = [event for event in await broker.end() if event.type == "response"]
+    assert "".join(event.data for event in deltas) == "".join(words(40))
+    assert deltas[0].data == words(40)[0]
+    assert 2 < len(deltas) < 10
+
+
+async def test_joined_deltas_do_not_wait_for_the_next_one(
+    broker: Broker, start_jobs: StartJobs, simulator: Simulator
+) -> None:
+    await start_jobs()
+    simulator.script(b"data: one\n", 0.05, b"data: two\n", 60)
+    await broker.submit("hi")
+    await broker.content(2)
 
 
 @pytest.mark.e2e
@@ -163,8 +99,13 @@ async def test_a_retryable_error_comes_again_as_a_higher_attempt(
     simulator.script(b"no", status=503)
     await broker.submit("[sim: words=2]")
     events = await broker.end()
-    assert [event.type for event in events] == ["response"] * (len(events) - 1) + ["done"]
-    assert {event.attempt for event in events} == {2}
+    assert [(e.attempt, e.data) for e in events if e.type == "status"] == [
+        (1, "started"),
+        (1, "retrying"),
+        (2, "started"),
+    ]
+    await broker.removed()
+    checked(await broker.record())
     assert await broker.dead() == []
 
 
@@ -175,7 +116,7 @@ async def test_after_content_too_a_job_is_run_again_and_the_higher_attempt_repla
     simulator.script(b"data: half of it\n", 0.2, CUT)
     await broker.submit("[sim: words=2]")
     events = await broker.end()
-    assert (events[0].data, events[0].attempt) == ("half of it", 1)
+    assert next((e.data, e.attempt) for e in events if e.type == "response") == ("half of it", 1)
     answer = Answer()
     for event in events:
         answer.add(event)
@@ -188,8 +129,8 @@ async def test_an_error_that_no_retry_mends_ends_the_job_with_a_dead_letter(
 ) -> None:
     await start_jobs()
     await broker.submit({"prompt": 5})
-    (error,) = await broker.end()
-    assert (error.data.code, error.attempt) == ("invalid_request", 1)
+    _, error = await broker.end()
+    assert (error.data.code, error.attempt, error.seq) == ("invalid_request", 1, 1)
     await broker.removed()
     (letter,) = await broker.dead()
     assert letter["Ai-Dead-Code"] == "invalid_request"
@@ -200,12 +141,12 @@ async def test_an_error_that_no_retry_mends_ends_the_job_with_a_dead_letter(
 
 
 @pytest.mark.e2e
-async def test_the_last_delivery_that_fails_ends_the_job_with_a_dead_letter(
+async def test_the_last_attempt_that_fails_ends_the_job_with_a_dead_letter(
     broker: Broker, start_jobs: StartJobs, simulator: Simulator
 ) -> None:
-    await start_jobs(worker_max_deliver=3)
+    await start_jobs(worker_attempts_max=3)
     await broker.submit("[sim: status=503]")
-    (error,) = await broker.end()
+    error = (await broker.end())[-1]
     assert (error.data.code, error.attempt) == ("provider_unavailable", 3)
     await broker.removed()
     (letter,) = await broker.dead()
@@ -221,7 +162,7 @@ async def test_a_job_whose_time_ran_out_in_the_queue_never_reaches_the_provider(
     await broker.submit({"prompt": "late", "timeout_seconds": 0.1})
     await asyncio.sleep(0.2)  # the job's own time passes, not ours
     await start_jobs()
-    (error,) = await broker.end()
+    error = (await broker.end())[-1]
     assert error.data.code == "deadline_exceeded"
     assert "queue" in error.data.message
     await broker.removed()
@@ -237,6 +178,19 @@ async def test_the_total_deadline_ends_a_job_for_good(broker: Broker, start_jobs
     await broker.removed()
 
 
+async def test_a_wait_beyond_the_budget_ends_the_job_now_with_the_providers_own_error(
+    broker: Broker, start_jobs: StartJobs, simulator: Simulator
+) -> None:
+    await start_jobs()
+    started = time.monotonic()
+    await broker.submit({"prompt": "[sim: status=429 retry-after=300]", "timeout_seconds": 60})
+    error = (await broker.end())[-1]
+    assert time.monotonic() - started < 10
+    assert (error.data.code, error.data.retry_after_ms, error.attempt) == ("rate_limited", 300_000, 1)
+    await broker.removed()
+    assert [letter["Ai-Dead-Code"] for letter in await broker.dead()] == ["rate_limited"]
+
+
 @pytest.mark.parametrize("reply_to", ["$JS.API.STREAM.PURGE.AIJOBS", "ai.v1.req.text.t", "_INBOX", "_INBOX.a.*"])
 async def test_a_reply_subject_that_is_no_inbox_makes_a_dead_letter(
     broker: Broker, start_jobs: StartJobs, simulator: Simulator, reply_to: str
@@ -247,12 +201,13 @@ async def test_a_reply_subject_that_is_no_inbox_makes_a_dead_letter(
     (letter,) = await broker.dead()
     assert (letter["Ai-Dead-Code"], letter["reply_to"]) == ("invalid_request", reply_to)
     assert simulator.requests == []
+    assert await broker.record() == [], "nothing is published for it"
 
 
 async def test_a_long_job_keeps_its_lease(broker: Broker, start_jobs: StartJobs, simulator: Simulator) -> None:
     await start_jobs(worker_ack_wait_seconds=1)
     await start_jobs(worker_ack_wait_seconds=1)
-    await broker.submit("[sim: words=11 pause=1]")
+    await broker.submit("[sim: words=6 pause=1]")
     events = await broker.end()
     assert events[-1].type == "done"
     assert {event.attempt for event in events} == {1}
@@ -266,7 +221,7 @@ async def test_a_job_whose_worker_is_killed_is_answered_whole_by_another(
     first = await spawn_worker(**settings_for(broker))
     await provisioned(broker)
     await broker.submit("[sim: words=40 pause=0.1]")
-    await broker.events(3)
+    await broker.content(3)
     first.kill()
     await spawn_worker(**settings_for(broker))
     events = await broker.end()
@@ -276,16 +231,18 @@ async def test_a_job_whose_worker_is_killed_is_answered_whole_by_another(
     assert answer.text == "".join(words(40))
     assert events[-1].attempt == 2
     await broker.removed()
+    checked(await broker.record())
 
 
 @pytest.mark.e2e
-async def test_a_frozen_worker_publishes_nothing_after_its_lease(
+async def test_a_frozen_worker_that_comes_back_has_lost_its_job(
     broker: Broker, spawn_worker: SpawnWorker, simulator: Simulator
 ) -> None:
     first = await spawn_worker(**settings_for(broker))
     await provisioned(broker)
-    await broker.submit("[sim: words=150 pause=0.1]")
-    await broker.events(3)
+    simulator.script(b"data: one\n", 120)
+    await broker.submit("[sim: words=40 pause=0.1]")
+    await broker.content()
     first.send(signal.SIGSTOP)
     await spawn_worker(**settings_for(broker))
     while (await broker.events(1))[0].attempt == 1:
@@ -294,57 +251,116 @@ async def test_a_frozen_worker_publishes_nothing_after_its_lease(
     async with asyncio.timeout(WAIT_SECONDS):
         await simulator.requests[0].ended.wait()
     assert simulator.requests[0].closed_early, "the provider's connection was not closed"
-    events = await broker.end()
-    assert {event.attempt for event in events} == {events[-1].attempt}, "a late attempt was published as well"
-    assert events[-1].type == "done"
+    assert (await broker.end())[-1].type == "done"
     await broker.removed()
+    events = checked(await broker.record())
+    assert (events[-1].attempt, text_of(events)) == (2, "".join(words(40)))
+    assert len(simulator.requests) == 2, "the one that came back took it again"
 
 
 @pytest.mark.parametrize("another_is_up", [True, False], ids=["another is up", "nobody is up"])
 @pytest.mark.e2e
-async def test_a_job_whose_worker_dies_on_the_last_delivery_gets_its_end_from_another(
+async def test_a_job_whose_worker_dies_in_the_last_attempt_gets_its_end_from_another(
     broker: Broker, spawn_worker: SpawnWorker, *, another_is_up: bool
 ) -> None:
-    settings = settings_for(broker, WORKER_MAX_DELIVER="1")
+    settings = settings_for(broker, WORKER_ATTEMPTS_MAX="1")
     first = await spawn_worker(**settings)
     await provisioned(broker)
     await broker.submit("[sim: words=300 pause=0.1]")
-    await broker.events(3)
+    await broker.content(3)
     if another_is_up:
         await spawn_worker(**settings)
     first.kill()
     if not another_is_up:
-        await asyncio.sleep(2)  # the server says that the job was given up, and nobody hears it
         await spawn_worker(**settings)
-    events = await broker.end()
-    error = events[-1]
+    error = (await broker.end())[-1]
     assert (error.data.code, error.attempt) == ("internal", 1)
-    assert [event.seq for event in events] == list(range(3, 3 + len(events))), "its seq goes on after the last one"
     await broker.removed()
-    assert [letter["Ai-Dead-Code"] for letter in await broker.dead()] == ["internal"]
+    checked(await broker.record())
+    assert [(letter["Ai-Dead-Code"], letter["Ai-Dead-Attempts"]) for letter in await broker.dead()] == [
+        ("internal", "1")
+    ]
 
 
-async def test_a_second_submit_of_one_message_id_runs_nothing(
+async def test_a_second_submit_after_the_end_runs_nothing(
     broker: Broker, start_jobs: StartJobs, simulator: Simulator
 ) -> None:
     await start_jobs()
-    assert not (await broker.submit("[sim: words=1]")).duplicate
-    await broker.end()
+    await broker.js.publish("ai.v1.job.text.t.r1", b"[sim: words=2]")
+    events = await broker.end()
     await broker.removed()
-    assert (await broker.submit("[sim: words=1]")).duplicate
-    assert await broker.jobs_left() == 0
+    await broker.js.publish("ai.v1.job.text.t.r1", b"[sim: words=9]")
+    await broker.removed()
+    assert [stored.event for stored in await broker.record()] == events, "the record is its answer"
     assert len(simulator.requests) == 1
+    assert await broker.dead() == []
 
 
-async def test_without_a_message_id_a_second_submit_is_refused_while_the_first_is_there(
+async def test_a_second_submit_with_a_reply_subject_gets_the_record_there(
     broker: Broker, start_jobs: StartJobs
 ) -> None:
     await start_jobs()
+    await broker.js.publish("ai.v1.job.text.t.r1", b"[sim: words=2]")
+    events = await broker.end()
+    await broker.removed()
+    inbox, copies = broker.nc.new_inbox(), asyncio.Queue[Msg]()
+    await broker.nc.subscribe(inbox, cb=copies.put)
+    await broker.js.publish("ai.v1.job.text.t.r1", b"again", headers={"reply_to": inbox})
+    async with asyncio.timeout(WAIT_SECONDS):
+        got = [(await copies.get()).data for _ in range(len(events) + 1)]
+    assert [orjson.loads(data)["seq"] for data in got[:-1]] == [event.seq for event in events]
+    assert got[-1] == b""
+
+
+async def test_a_second_submit_is_refused_while_the_first_is_there(broker: Broker, start_jobs: StartJobs) -> None:
+    await start_jobs()
     await broker.js.publish("ai.v1.job.text.t.r1", b"[sim: words=20 pause=0.2]")
-    await broker.events(1)
+    await broker.content()
     with pytest.raises(APIError, match="maximum messages per subject"):
         await broker.js.publish("ai.v1.job.text.t.r1", b"again")
     assert (await broker.end())[-1].type == "done"
+
+
+@pytest.mark.parametrize("first_ended", [True, False], ids=["after its end", "while it runs"])
+async def test_a_job_of_the_other_kind_under_a_taken_id_is_a_dead_letter_and_nothing_else(
+    broker: Broker, start_jobs: StartJobs, simulator: Simulator, *, first_ended: bool
+) -> None:
+    await start_jobs()
+    await start_jobs()
+    await broker.submit("[sim: words=10 pause=0.1]")
+    await broker.content()
+    if first_ended:
+        await broker.end()
+        await broker.removed()
+    await broker.js.publish("ai.v1.job.image.t.r1", b"a picture")
+    if not first_ended:
+        assert (await broker.end())[-1].type == "done"
+    await broker.removed()
+    assert [letter["Ai-Dead-Code"] for letter in await broker.dead()] == ["duplicate"]
+    assert {event.type for event in checked(await broker.record())} == {"status", "response", "done"}
+    assert len(simulator.requests) == 1
+
+
+async def test_an_image_job_is_stored_in_parts_that_fit(
+    own_nats_server: Callable[..., NatsServer], start_worker: StartWorker
+) -> None:
+    server = own_nats_server("max_payload: 16384")
+    app = await start_worker(nats_url=server.url, worker_jobs=True)
+    await serving_jobs(app)
+    nc = await nats.connect(server.url)
+    found = Broker(server, nc)
+    await found.listen()
+    await found.submit("[sim: bytes=100000]", kind="image")
+    answer = Answer()
+    for event in await found.end():
+        answer.add(event)
+    assert len(answer.images) == 1
+    assert app.broker.connection.is_connected
+    again = Answer()
+    async for event in resume(nc, "r1", tenant="t"):
+        again.add(event)
+    assert again.images == answer.images
+    await nc.close()
 
 
 async def test_a_busy_worker_leaves_jobs_to_the_others(
@@ -366,16 +382,53 @@ async def test_a_busy_worker_leaves_jobs_to_the_others(
     assert len(simulator.requests) == 12, "a job was run twice"
 
 
-async def test_a_worker_that_stops_gives_its_job_back_at_once(broker: Broker, start_jobs: StartJobs) -> None:
-    first = await start_jobs(worker_ack_wait_seconds=30)
-    await broker.submit("[sim: words=60 pause=0.1]")
-    await broker.events(1)
-    await start_jobs(worker_ack_wait_seconds=30)
-    assert await first.drain() == 1
+async def test_a_worker_that_stops_gives_its_job_back_at_once_and_that_does_not_count(
+    broker: Broker, start_jobs: StartJobs
+) -> None:
+    settings = {"worker_ack_wait_seconds": 30, "worker_attempts_max": 1}
+    worker = await start_jobs(**settings)
+    await broker.submit("[sim: words=30 pause=0.1]")
+    for _ in range(3):
+        await broker.content()
+        successor = await start_jobs(**settings)
+        assert await worker.drain() == 1
+        worker = successor
     events = await broker.end()
-    assert events[-1].type == "done"
-    assert events[-1].attempt == 2
-    assert not [event for event in events if event.type == "error"]
+    assert (events[-1].type, events[-1].attempt) == ("done", 4)
+    await broker.removed()
+    words_ = [s.event.data for s in await broker.record() if s.event.type == "status"]
+    assert words_ == ["started", "given_back"] * 3 + ["started"]
+    assert await broker.dead() == []
+
+
+async def test_a_delivery_that_meets_its_own_job_is_left_alone(
+    broker: Broker, start_jobs: StartJobs, simulator: Simulator
+) -> None:
+    """As after in-progress acknowledgements that were lost: the broker delivers it again to the same worker."""
+    await start_jobs(worker_ack_wait_seconds=30)
+    await broker.submit("[sim: words=20 pause=0.1]")
+    await broker.content()
+    await broker.nc.publish("$JS.ACK.AIJOBS.ai-workers-text.1.1.1.0.0", b"-NAK")
+    async with asyncio.timeout(WAIT_SECONDS):
+        while not (await broker.js.consumer_info("AIJOBS", "ai-workers-text")).num_redelivered:
+            await asyncio.sleep(0.02)
+    assert (await broker.end())[-1].type == "done"
+    await broker.removed()
+    assert {event.attempt for event in checked(await broker.record())} == {1}
+    assert len(simulator.requests) == 1
+
+
+async def test_a_job_whose_id_runs_here_as_something_else_waits(broker: Broker, start_jobs: StartJobs) -> None:
+    await start_jobs()
+    inbox, heard = broker.nc.new_inbox(), asyncio.Queue[Msg]()
+    await broker.nc.subscribe(inbox, cb=heard.put)
+    headers = {"Nats-Msg-Id": "r1"}
+    await broker.nc.publish("ai.v1.req.text.t", b"[sim: words=4 pause=0.3]", reply=inbox, headers=headers)
+    await asyncio.wait_for(heard.get(), WAIT_SECONDS)
+    await broker.submit("[sim: words=2]")
+    events = await broker.end()
+    assert (events[-1].type, events[-1].attempt) == ("done", 1)
+    assert await broker.dead() == []
 
 
 async def test_core_requests_are_served_where_the_broker_has_no_jetstream(
@@ -390,53 +443,24 @@ async def test_core_requests_are_served_where_the_broker_has_no_jetstream(
     await nc.close()
 
 
-async def test_a_job_that_had_its_end_is_not_run_again(
+async def test_a_broker_that_is_killed_in_the_middle_costs_no_event(
     broker: Broker, start_jobs: StartJobs, simulator: Simulator
 ) -> None:
-    """As after a worker that died between the sentinel and the acknowledgement, or a broker that forgot it."""
-    first = await start_jobs()
-    await first.drain()
-    await broker.submit("hi", "answered")
-    await broker.submit("hi", "failed")
-    for request_id, payload in (("answered", DONE), ("failed", ERROR)):
-        await broker.js.publish(f"ai.v1.out.t.{request_id}", payload.replace(b"ID", request_id.encode()))
-        await broker.js.publish(f"ai.v1.out.t.{request_id}", b"")
-    await start_jobs()
-    await broker.removed()
-    assert simulator.requests == []
-    (letter,) = await broker.dead()
-    assert (letter["Ai-Dead-Code"], letter["Ai-Dead-Reason"]) == ("bad_response", "no answer")
-
-
-async def test_an_attempt_is_numbered_above_what_is_stored(broker: Broker, start_jobs: StartJobs) -> None:
-    """As after a broker that was killed and counts deliveries from one again."""
-    first = await start_jobs()
-    await first.drain()
-    await broker.submit("[sim: words=1]")
-    await broker.js.publish("ai.v1.out.t.r1", b'{"type":"response","data":"half","id":"r1","attempt":4,"seq":0}')
-    await start_jobs()
-    assert [event.attempt for event in await broker.end()] == [4, 5, 5]
-
-
-async def test_a_later_job_of_the_same_id_replaces_what_the_first_had_stored(
-    broker: Broker, start_jobs: StartJobs
-) -> None:
-    await start_jobs()
-    for count in (3, 2):
-        await broker.js.publish("ai.v1.job.text.t.r1", f"[sim: words={count}]".encode())
-        await broker.end()
-        await broker.removed()
-    again = Answer()
-    async for event in resume(broker.nc, "r1", tenant="t"):
-        again.add(event)
-    assert again.text == "".join(words(2))
-
-
-DONE = (
-    b'{"type":"done","data":{"finish_reason":"stop","last_seq":0,"model":"gpt-4",'
-    b'"timing":{"queued_ms":0,"first_ms":0,"total_ms":0}},"id":"ID","attempt":1,"seq":0}'
-)
-ERROR = (
-    b'{"type":"error","data":{"code":"bad_response","message":"no answer","retryable":true},'
-    b'"id":"ID","attempt":1,"seq":0}'
-)
+    await start_jobs(worker_ack_wait_seconds=30)
+    await broker.submit("[sim: words=40 pause=0.1]")
+    await broker.content(2)
+    broker.server.kill()
+    await asyncio.sleep(1)
+    broker.server.start()
+    nc = await nats.connect(broker.server.url)
+    after = Broker(broker.server, nc)
+    async with asyncio.timeout(WAIT_SECONDS * 2):
+        record = list[Stored]()
+        while not record or record[-1].event.type not in ("done", "error"):
+            with contextlib.suppress(Exception):
+                record = await after.record()
+            await asyncio.sleep(0.2)
+    events = checked(record)
+    assert events[-1].type == "done"
+    assert text_of(events) == "".join(words(40))
+    await nc.close()

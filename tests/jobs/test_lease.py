@@ -1,39 +1,37 @@
 """The lease by itself; what it means for a job is in test_jobs.py."""
 
 import asyncio
-import time
 
-from nats.aio.client import Client
-from nats.aio.msg import Msg
+import pytest
 
-from aichats_worker.jobs.lease import Lease
+from aichats_worker.simulator.server import Simulator
+from tests.jobs.broker import Broker, StartJobs, broker, start_jobs
+
+__all__ = ["broker", "start_jobs"]
 
 
-async def test_a_lease_ends_with_its_job_though_its_renewal_is_confirmed_in_that_very_moment(nc: Client) -> None:
-    # Before Python 3.12 asyncio.wait_for, and with it nats-py's request(), swallows a cancellation that comes together
-    # with the answer: the renewal would go on, and the job's task wait for it for ever.
-    renewal: list[Msg] = []
+@pytest.mark.parametrize("own", [30, 1], ids=["a longer setting", "a shorter one"])
+async def test_a_lease_goes_by_the_consumers_own_ack_wait(
+    broker: Broker, start_jobs: StartJobs, simulator: Simulator, own: int
+) -> None:
+    """Whatever the worker's own setting says, which is for those who make the consumers."""
+    first = await start_jobs(worker_ack_wait_seconds=1)
+    await first.drain()
+    for _ in range(2):
+        await start_jobs(worker_ack_wait_seconds=own, worker_jobs_provision=False)
+    await broker.submit("[sim: words=5 pause=1]")
+    assert {event.attempt for event in await broker.end()} == {1}
+    assert len(simulator.requests) == 1
 
-    async def renewed(message: Msg) -> None:
-        renewal.append(message)
 
-    async def asked(message: Msg) -> None:
-        await message.respond(b"first")
-        for held_back in renewal:  # both answers come in one read of the socket
-            await held_back.respond(b"+OK")
-
-    await nc.subscribe("test.renewal", cb=renewed)
-    await nc.subscribe("test.asked", cb=asked)
-    message = Msg(_client=nc, subject="test.job", reply="test.renewal", data=b"")
-
-    async def held() -> None:
-        async with Lease(message, 30.0, time.monotonic() - 15).kept(nc, lambda lost: None):
-            while not renewal:
-                await asyncio.sleep(0.01)
-            await nc.request("test.asked", b"", timeout=5)
-
-    holding = asyncio.create_task(held())
-    done, _ = await asyncio.wait({holding}, timeout=5)
-    holding.cancel()
-    assert done
-    await holding
+async def test_a_lease_follows_an_ack_wait_that_changes(
+    broker: Broker, start_jobs: StartJobs, simulator: Simulator
+) -> None:
+    for _ in range(2):
+        await start_jobs(worker_ack_wait_seconds=60)
+    info = await broker.js.consumer_info("AIJOBS", "ai-workers-text")
+    await broker.js.add_consumer("AIJOBS", info.config.evolve(ack_wait=8))
+    await broker.submit("[sim: words=3 pause=6]")
+    await asyncio.sleep(0)
+    assert {event.attempt for event in await broker.end()} == {1}
+    assert len(simulator.requests) == 1

@@ -82,7 +82,8 @@ class Scene:
 
     def ended(self, bad: Bad) -> bool:
         found = self.answers(bad)
-        return bool(found) and not found[-1].data
+        # A job's record has no sentinel: its end is its last event.
+        return bool(found) and (b'"type":"error"' in found[-1].data if bad.mode == "job" else not found[-1].data)
 
     def all_ended(self, requests: list[Bad]) -> bool:
         return all(self.ended(bad) for bad in requests if bad.code)

@@ -6,8 +6,6 @@ from typing import Any
 
 import structlog
 from nats.errors import Error as NatsError
-from nats.errors import TimeoutError as NatsTimeoutError
-from nats.js import JetStreamContext
 
 from aichats_schemas.subjects import Kind, ReplyRule, Subjects
 from aichats_worker import wiring
@@ -20,13 +18,17 @@ from aichats_worker.control.cancel import Cancels
 from aichats_worker.control.resume import Resumes
 from aichats_worker.direct.handover import Admission
 from aichats_worker.direct.subscribers import Core
-from aichats_worker.jobs.ending import Abandonments
-from aichats_worker.jobs.provision import Provisioner, ProvisionRefused
-from aichats_worker.jobs.subscribers import Jobs, Retries
+from aichats_worker.jobs.delivery import Rules
+from aichats_worker.jobs.mailbox import Mailbox
+from aichats_worker.jobs.provision import Provisioner
+from aichats_worker.jobs.serving import Serving, describe
+from aichats_worker.jobs.watching import StreamsWatch
+from aichats_worker.jobs.work import Jobs
 from aichats_worker.provider import Provider
 from aichats_worker.request.executor import Executor
-from aichats_worker.request.reply import Replies
+from aichats_worker.request.runs import Runs
 from aichats_worker.request.slots import Slots
+from aichats_worker.request.watch import Watch
 from aichats_worker.settings import Settings
 from aichats_worker.telemetry import Telemetry, faststream_metrics
 from aichats_worker.text import ascii_line
@@ -55,36 +57,30 @@ class App:
         self.telemetry = Telemetry()
         self.provider = provider or wiring.provider(settings)
         self.telemetry.watch_provider(lambda: self.provider.working)
-        self.replies = Replies(settings.worker_keepalive_seconds)
+        self.watch = Watch(settings.worker_keepalive_seconds)
+        self.runs = Runs()
         self.slots: dict[Kind, Slots] = {
             "text": Slots(settings.worker_concurrency_max),
             "image": Slots(settings.worker_image_concurrency_max),
         }
         self.admission = Admission(self.slots, self.subjects)
         self.executor = Executor(
-            provider=self.provider,
-            replies=self.replies,
-            limits=wiring.limits(settings),
-            slots=self.slots,
-            telemetry=self.telemetry,
+            self.provider, wiring.limits(settings), self.slots, runs=self.runs, telemetry=self.telemetry
         )
         self.broker = make_broker(
             wiring.access(settings),
             middlewares=[faststream_metrics(self.telemetry.registry, self.subjects.prefix)],
-            on_reconnect=self.admission.again,
+            on_reconnect=self._reconnected,
             on_closed=self._closed,
         )
         self._core = Core(
-            self.executor,
-            self.telemetry,
-            elsewhere=self.admission.elsewhere,
-            rule=self._rule,
+            self.executor, self.watch, self.telemetry, elsewhere=self.admission.elsewhere, rule=self._rule
         )
         self._core_subscribers = self._core.subscribe(self.broker, self.subjects)
         self.web = Web(self.broker, self.telemetry.registry, live=self._live, ready=self._ready)
-        self.jobs: Jobs | None = None
+        self._serving: Serving | None = None
         self._resumes: Resumes | None = None
-        self._starting_jobs: asyncio.Task[None] | None = None
+        self._streams: StreamsWatch | None = None
         self._subscribed = False
         self._draining = False
 
@@ -95,7 +91,7 @@ class App:
             await self.web.start(self.settings.worker_http_host, self.settings.worker_http_port)
         nc = await self.broker.connect()
         read_anything(nc)
-        await self.replies.start(nc)
+        await self.watch.start(nc)
         discovery = Discovery(
             self.subjects,
             self.telemetry,
@@ -104,65 +100,73 @@ class App:
             provider_working=lambda: self.provider.working,
         )
         await discovery.start(nc)
-        max_deliver = self.settings.worker_max_deliver if self.settings.worker_jobs else 0
-        bus = Bus(nc, nc.jetstream(timeout=JETSTREAM_TIMEOUT_SECONDS), self.subjects, self._rule)
-        await Cancels(bus, self.executor, self.telemetry, max_deliver=max_deliver).start()
+        domain = self.settings.nats_js_domain
+        js = nc.jetstream(domain=domain, timeout=JETSTREAM_TIMEOUT_SECONDS)
+        bus = Bus(nc, js, self.subjects, self._rule, domain)
+        jobs = await self._open_jobs(bus)
         await self.broker.start()
         await self.admission.start(nc, self._core_subscribers, partial(self._core.accept, has_slot=True))
         await settle(nc)  # broker.start() returns before the server has the subscriptions
         self._subscribed = True
         if self.settings.worker_jobs:
-            self._starting_jobs = asyncio.create_task(self._start_jobs(bus), name="start-jobs")
+            self._streams = self._watch_streams(bus)
+            self._streams.start()
+            self._start_jobs(jobs, self._streams)
         log.info("ready", instance=discovery.id, prefix=self.subjects.prefix, max_payload=nc.max_payload)
 
-    async def _start_jobs(self, bus: Bus) -> None:
-        """Serve jobs as soon as JetStream lets us; core requests are served meanwhile."""
-        while self.jobs is None:
-            try:
-                await self._provision(bus.js)
-                self.jobs = await self._open_jobs(bus)
-            except ProvisionRefused as error:
-                log.error("jobs are not served: their streams differ from what is wanted", changes=str(error))  # noqa: TRY400 - the changes say it all
-                return
-            except (NatsError, TimeoutError) as error:
-                reason = str(error) or type(error).__name__
-                log.warning("jobs are not served yet: turn JetStream on, or set WORKER_JOBS=off", error=reason)
-                await asyncio.sleep(JETSTREAM_RETRY_SECONDS)
-        log.info("jobs are served")
-
     async def _open_jobs(self, bus: Bus) -> Jobs:
+        """Answer cancels. A queue there may be though this worker serves none."""
         settings = self.settings
-        retries = Retries(
-            settings.worker_max_deliver,
-            settings.worker_ack_wait_seconds,
-            settings.worker_retry_base_seconds,
-            settings.worker_retry_max_seconds,
+        self._mail = Mailbox(bus)
+        await self._mail.start()
+        rules = Rules(
+            attempts_max=settings.worker_attempts_max,
+            retry_base_seconds=settings.worker_retry_base_seconds,
+            retry_max_seconds=settings.worker_retry_max_seconds,
+            joined_seconds=settings.worker_job_event_seconds,
         )
-        jobs = Jobs(bus, executor=self.executor, slots=self.slots, telemetry=self.telemetry, retries=retries)
-        self._resumes = Resumes(bus, self.replies, self.telemetry)
-        await self._resumes.start()
-        await Abandonments(bus, jobs.letters).start()
-        await jobs.subscribe(self.broker, settings.nats_inbox_prefix)
+        jobs = Jobs(self._mail, self.executor, self.watch, telemetry=self.telemetry, rules=rules)
+        await Cancels(bus, jobs, self.runs, self.telemetry, served=settings.worker_jobs).start()
         return jobs
 
-    async def _provision(self, js: JetStreamContext) -> None:
+    def _start_jobs(self, jobs: Jobs, streams: StreamsWatch) -> None:
+        describe(self.broker, self.subjects.job)
+        self.telemetry.watch_clock(jobs.clock.offset)
+        self._resumes = Resumes(self._mail, jobs, self.watch, self.telemetry)
+        self._serving = Serving(
+            jobs,
+            self._mail,
+            self.slots,
+            prepare=streams.until_well,
+            opened=self._resumes.start,
+        )
+        self.telemetry.watch_jobs(lambda: self._serving is not None and self._serving.trouble() is None)
+        self._serving.start()
+
+    def _reconnected(self) -> None:
+        self.admission.again()
+        if self._serving is not None:
+            self._serving.again()
+        if self._resumes is not None:
+            self._resumes.again()
+
+    def _watch_streams(self, bus: Bus) -> StreamsWatch:
         settings = self.settings
         provisioner = Provisioner(
-            js,
-            self.subjects,
+            bus,
+            timeout_seconds_max=settings.worker_timeout_seconds_max,
             ack_wait_seconds=settings.worker_ack_wait_seconds,
-            max_deliver=settings.worker_max_deliver,
         )
-        if settings.worker_jobs_provision:
-            for change in await provisioner.apply():
-                log.info("provisioned", change=str(change))
-            return
-        try:
-            drift = await provisioner.changes()
-        except NatsTimeoutError:
-            return  # no rights to look: whoever provisioned has them
-        if drift:
-            log.warning(f"the streams differ from what this worker expects: {'; '.join(map(str, drift))}")  # noqa: G004 - one sentence
+        watch = StreamsWatch(
+            provisioner, mend=settings.worker_jobs_provision, connected=lambda: bool(bus.nc.is_connected)
+        )
+        self.telemetry.watch_streams(lambda: len(watch.problems()))
+        return watch
+
+    @property
+    def jobs(self) -> Serving | None:
+        """The jobs' place here; None as long as none are served."""
+        return self._serving if self._serving is not None and self._serving.served.is_set() else None
 
     async def drain(self) -> int:
         """Leave the queue group first, then finish what runs, then close. Returns how many were cut off."""
@@ -170,24 +174,26 @@ class App:
             return 0
         self._draining = True
         nc = self.broker.connection if self._subscribed else None
-        if self._starting_jobs is not None:
-            self._starting_jobs.cancel()
+        if self._resumes is not None:
+            await self._resumes.stop()
+        if self._streams is not None:
+            await self._streams.stop()
         if nc is not None:
             try:
                 await self.admission.leave()
             except (NatsError, TimeoutError) as error:
                 log.warning("left without the broker's word", error=type(error).__name__)
-        if self.jobs is not None:
-            await self.jobs.leave()
-        cut = await self.executor.drain(self.settings.worker_drain_timeout_seconds)
+        if self._serving is not None:
+            await self._serving.leave()
+        cut = await self.runs.drain(self.settings.worker_drain_timeout_seconds)
+        if self._serving is not None:
+            await self._serving.stop()
         await self.close()
         return cut
 
     async def close(self) -> None:
         """Close every connection, flushing what was published."""
-        if self._resumes is not None:
-            await self._resumes.stop()
-        await self.replies.stop()
+        await self.watch.stop()
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
                 if self._subscribed and self.broker.connection.is_connected:

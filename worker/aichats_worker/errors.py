@@ -10,7 +10,7 @@ WorkerError
 Abandoned     nobody is to be answered any more: not an error of the wire
 ├── RequesterGone
 ├── HandedOver
-└── LeaseLost
+└── JobLost
 """
 
 from typing import ClassVar, Literal
@@ -223,7 +223,7 @@ class HandedOver(Abandoned):
     label = "handed_over"
 
 
-class LeaseLost(Abandoned):
-    """The job's lease is older than 0.8 x ack_wait: another worker may have it by now."""
+class JobLost(Abandoned):
+    """Somebody else has written to the job's record: it is theirs."""
 
-    label = "lease_lost"
+    label = "lost"

@@ -43,6 +43,7 @@ class Settings(BaseSettings):
     nats_ca: str | None = Field(None, description="Path of the CA bundle that signs the server's certificate.")
     nats_cert: str | None = Field(None, description="Path of the client certificate; goes with NATS_KEY.")
     nats_key: str | None = Field(None, description="Path of the client certificate's key; goes with NATS_CERT.")
+    nats_js_domain: str | None = Field(None, description="The JetStream domain of the streams.")
     nats_inbox_prefix: str = Field("_INBOX", description="The worker's own inbox prefix.")
 
     aichats_url: str = Field("https://ai-chats.org", description="The provider's origin.")
@@ -104,7 +105,8 @@ class Settings(BaseSettings):
     worker_jobs: OnOff = Field(default=True, description="Serve job and resume; off where the broker has no JetStream.")
     worker_jobs_provision: OnOff = Field(default=True, description="Make or update streams and consumers at start.")
     worker_ack_wait_seconds: float = Field(30, ge=1, description="The job consumers' ack_wait.")
-    worker_max_deliver: int = Field(5, ge=1, description="The job consumers' max_deliver.")
+    worker_attempts_max: int = Field(5, ge=1, description="Attempts of a job that may fail.")
+    worker_job_event_seconds: float = Field(0.2, ge=0, description="For how long a job's deltas are joined.")
     worker_retry_base_seconds: float = Field(1, gt=0, description="First step of the exponential back-off.")
     worker_retry_max_seconds: float = Field(30, gt=0, description="Upper bound of a back-off.")
     worker_prompt_max_chars: int = Field(200_000, ge=1, description="All prompts of a request together.")
@@ -187,6 +189,13 @@ class Settings(BaseSettings):
         if proxy is not None:
             check_proxy(proxy.get_secret_value())
         return proxy
+
+    @field_validator("nats_js_domain")
+    @classmethod
+    def _token(cls, domain: str | None) -> str | None:
+        if domain is not None and not domain.replace("-", "").replace("_", "").isalnum():
+            raise ValueError("must be one token of letters, digits, - and _")
+        return domain
 
     @field_validator("worker_subject_prefix", "nats_inbox_prefix")
     @classmethod

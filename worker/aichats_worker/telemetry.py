@@ -37,7 +37,7 @@ class Record:
         id: The request's id.
         attempt: 1 in core.
         correlation_id: The requester's own, or None.
-        outcome: `done`, `gone`, `handed_over`, `lease_lost`, or the error's code.
+        outcome: `done`, `gone`, `handed_over`, `lost`, or the error's code.
         error: What the requester was told, or None.
         usage: In tokens, or None where nothing was made.
     """
@@ -103,6 +103,23 @@ class Telemetry:
         """Show whether the provider's circuit is closed."""
         gauge = Gauge("aichats_provider_working", "0 while the provider is not asked.", registry=self.registry)
         gauge.set_function(lambda: float(working()))
+
+    def watch_clock(self, offset_seconds: Callable[[], float]) -> None:
+        """Show by how much this machine's clock differs from the broker's."""
+        gauge = Gauge("aichats_clock_offset_seconds", "This machine's clock less the broker's.", registry=self.registry)
+        gauge.set_function(offset_seconds)
+
+    def watch_jobs(self, served: Callable[[], bool]) -> None:
+        """Show whether jobs are served."""
+        gauge = Gauge("aichats_jobs_served", "0 while no jobs can be fetched.", registry=self.registry)
+        gauge.set_function(lambda: float(served()))
+
+    def watch_streams(self, problems: Callable[[], int]) -> None:
+        """Show how much of what jobs need at the broker is missing or wrong."""
+        gauge = Gauge(
+            "aichats_jobs_problems", "Streams and consumers of jobs that are missing or wrong.", registry=self.registry
+        )
+        gauge.set_function(lambda: float(problems()))
 
     def watch_tasks(self, loop: asyncio.AbstractEventLoop) -> None:
         """Show how many tasks the event loop has: what a leak of them would be seen by."""

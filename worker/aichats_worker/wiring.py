@@ -33,6 +33,7 @@ def access(settings: Settings) -> Access:
         cert=settings.nats_cert,
         key=settings.nats_key,
         inbox_prefix=settings.nats_inbox_prefix,
+        js_domain=settings.nats_js_domain,
     )
 
 

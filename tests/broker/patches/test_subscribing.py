@@ -15,10 +15,9 @@ import nats
 import pytest
 from faststream.nats import NatsBroker, NatsMessage
 from nats.aio.client import Client
-from nats.errors import ConnectionClosedError, MaxPayloadError
-from nats.errors import TimeoutError as NatsTimeoutError
+from nats.errors import MaxPayloadError
 
-from aichats_worker.broker.patches.subscribing import SlottedFetch, leave, settle
+from aichats_worker.broker.patches.subscribing import leave, settle
 from tests.conftest import StartWorker
 from tests.direct.test_corridor import until
 from tests.jobs.test_jobs import Broker, StartJobs, broker, start_jobs
@@ -120,33 +119,6 @@ async def test_a_worker_serves_from_the_moment_it_says_ready(nc: Client, start_w
         app = await start_worker(worker_subject_prefix=f"p{n}")
         await nc.request(f"p{n}.ask.text.t", b"[sim: words=1]", timeout=5)
         await app.drain()
-
-
-async def test_fetching_on_a_closed_connection_waits(other: Client) -> None:
-    """nats-py raises at once, FastStream fetches again at once: 98 % of a processor, and no signal is heard."""
-
-    class Closed:
-        calls = 0
-
-        async def fetch(self, batch: int, timeout: float) -> list[Any]:
-            self.calls += 1
-            raise ConnectionClosedError
-
-    async def room(_: float) -> bool:
-        return True
-
-    closed = Closed()
-    fetching = SlottedFetch(closed, room)
-
-    async def loop() -> None:
-        while True:
-            with pytest.raises(NatsTimeoutError):
-                await fetching.fetch(1, 1.0)
-
-    looping = asyncio.create_task(loop())
-    await asyncio.sleep(0.5)
-    looping.cancel()
-    assert closed.calls == 1
 
 
 async def test_no_more_jobs_are_fetched_than_there_are_slots(broker: Broker, start_jobs: StartJobs) -> None:

@@ -6,16 +6,12 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from nats.errors import Error as NatsError
-
-from aichats_client import Client, JobHandle, NoBroker, ServiceError
+from aichats_client import Client, JobHandle, ServiceError
 from aichats_schemas.events import StreamEvent
-from aichats_worker import wiring
-from aichats_worker.broker.connecting import connect
+from aichats_worker.commands.connection import connected
 from aichats_worker.commands.manners import console, out
 from aichats_worker.commands.output import Output, print_completion, print_pieces, print_reasoning
 from aichats_worker.settings import Settings
-from aichats_worker.urls import masked_urls
 
 Options = dict[str, Any]
 
@@ -39,20 +35,11 @@ class Asker:
         """Connect.
 
         Raises:
-            NoBroker: The broker does not answer, or refuses us.
+            aichats_worker.commands.connection.Unreachable: The broker does not answer, or refuses us.
         """
-        try:
-            nc = await connect(wiring.access(self.settings))
-        except (OSError, NatsError) as error:
-            says = str(error).removeprefix("nats: ") or type(error).__name__
-            where = masked_urls(self.settings.nats_url)
-            raise NoBroker(f"{where}: {says}; `aichats-worker doctor` says more") from None
-        try:
-            async with Client(nc, tenant=self.tenant, prefix=self.settings.worker_subject_prefix) as ai:
-                yield ai
-        finally:
-            if not nc.is_closed:
-                await nc.close()
+        prefix = self.settings.worker_subject_prefix
+        async with connected(self.settings) as nc, Client(nc, tenant=self.tenant, prefix=prefix) as ai:
+            yield ai
 
     async def ask(self, prompt: str | None, options: Options) -> None:
         """Print a text as it comes, or its events."""

@@ -4,8 +4,9 @@ import sys
 from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperCommand
 
-from aichats_worker.commands import line_asking, line_jobs
+from aichats_worker.commands import line_asking, line_jobs, line_operating
 from aichats_worker.commands.manners import STATUS_ERROR, STATUS_USAGE, AsJson, Context, Server
 from aichats_worker.commands.manners import fail as _fail
 from aichats_worker.commands.manners import finish as _finish
@@ -113,80 +114,31 @@ def doctor(server: Server = None, context: Context = None, as_json: AsJson = Fal
     sys.exit(0 if report.well else STATUS_ERROR)
 
 
-@app.command()
+class _WithDirectives(TyperCommand):
+    """A command whose help goes on with the simulator's directives."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        from aichats_worker.simulator.manual import as_text
+
+        super().format_help(ctx, formatter)
+        typer.echo(as_text())
+
+
+@app.command(cls=_WithDirectives)
 def simulator(
     port: Annotated[int, typer.Option(help="Where to listen.", min=0, max=65535)] = 8000,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    key: Annotated[str | None, typer.Option(help="What calls below /v1 must bring; without it, nothing.")] = None,
 ) -> None:
-    """Run a local stand-in for ai-chats.org, with faults on demand. It is not ai-chats.org."""
+    """Run a local stand-in for ai-chats.org and for an OpenAI-compatible server, with faults on demand."""
     from aichats_worker.simulator.server import serve
 
     def started(running: Any) -> None:
         typer.echo(f"A local simulator, not ai-chats.org: set AICHATS_URL={running.url}")
-        typer.echo("Prompts may hold directives such as [sim: delay=3 words=50]; worker/simulator.py lists them.")
+        typer.echo(f"It is an OpenAI-compatible server as well: set OPENAI_BASE_URL={running.url}/v1")
+        typer.echo("Prompts may hold directives such as [sim: delay=3 words=50]; --help lists them.")
 
-    _finish(serve(port, host, started))
-
-
-@app.command()
-def provision(
-    server: Server = None,
-    replicas: Annotated[int, typer.Option(help="Copies of each stream.", min=1, max=5)] = 1,
-    jobs_max: Annotated[int, typer.Option(help="Jobs that may wait; more are refused.", min=1)] = 100_000,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would change.")] = False,
-) -> None:
-    """Make or update the streams and consumers of jobs; refuses what would lose data."""
-    from aichats_worker.commands.operating import provision
-    from aichats_worker.jobs.provision import Limits
-
-    limits = Limits(jobs_max=jobs_max, replicas=replicas)
-    changes = _finish(provision(_settings(server), limits, dry_run=dry_run))
-    typer.echo("\n".join(changes) if changes else "nothing to change")
-
-
-dead = typer.Typer(no_args_is_help=True, help="Look at the jobs that were given up, and try or drop them.")
-app.add_typer(dead, name="dead")
-
-Number = Annotated[int, typer.Argument(help="As `dead list` shows it.", min=1)]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-
-
-@dead.command("list")
-def dead_list(server: Server = None, as_json: AsJson = False) -> None:
-    """List all, oldest first."""
-    from aichats_worker.commands.operating import dead_list
-
-    _finish(dead_list(_settings(server), as_json=as_json))
-
-
-@dead.command("show")
-def dead_show(number: Number, server: Server = None) -> None:
-    """Print one whole, as JSON: its reason, headers and body."""
-    import json
-
-    from aichats_worker.commands.operating import dead_show
-
-    typer.echo(json.dumps(_finish(dead_show(_settings(server), number)), indent=2, ensure_ascii=False))
-
-
-@dead.command("retry")
-def dead_retry(number: Number, server: Server = None, yes: Yes = False) -> None:
-    """Submit the job again with its original headers."""
-    from aichats_worker.commands.operating import dead_retry
-
-    if not yes:
-        typer.confirm(f"submit the job of dead letter {number} again?", abort=True)
-    typer.echo(f"submitted {_finish(dead_retry(_settings(server), number))} again")
-
-
-@dead.command("drop")
-def dead_drop(number: Number, server: Server = None, yes: Yes = False) -> None:
-    """Forget one."""
-    from aichats_worker.commands.operating import dead_drop
-
-    if not yes:
-        typer.confirm(f"drop dead letter {number}?", abort=True)
-    typer.echo(f"dropped {_finish(dead_drop(_settings(server), number))}")
+    _finish(serve(port, host, started, key=key))
 
 
 @app.command()
@@ -197,5 +149,6 @@ def version() -> None:
     typer.echo(__version__)
 
 
+app.add_typer(line_operating.app)
 app.add_typer(line_asking.app)
 app.add_typer(line_jobs.app)

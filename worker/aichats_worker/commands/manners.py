@@ -75,6 +75,7 @@ def _from_context(name: str, *, named: bool) -> dict[str, Any]:
         f"nats_{field}": getattr(context, field)
         for field in ("url", "creds", "nkey", "user", "password", "token", "ca", "cert", "key", "inbox_prefix")
     }
+    fields["nats_js_domain"] = context.jetstream_domain
     return {field: value for field, value in fields.items() if value and (named or field.upper() not in os.environ)}
 
 
@@ -137,13 +138,14 @@ def told(error: Exception) -> tuple[str, int]:
     from nats.js.errors import Error as JetStreamError
 
     from aichats_client import ClientError
+    from aichats_worker.commands.connection import RightMissing, Unreachable
 
     says = str(error).removeprefix("nats: ") or type(error).__name__
     if isinstance(error, ClientError):
         return _told_by_the_client(error)
-    if isinstance(error, JetStreamError):
+    if isinstance(error, JetStreamError | RightMissing):
         return says, STATUS_ERROR
-    if isinstance(error, NatsError | ConnectionError | TimeoutError | socket.gaierror):
+    if isinstance(error, Unreachable | NatsError | ConnectionError | TimeoutError | socket.gaierror):
         return f"{says}; `aichats-worker doctor` says more", STATUS_NOBODY
     return (says if isinstance(error, OSError) else ""), STATUS_ERROR
 

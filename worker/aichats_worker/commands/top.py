@@ -9,6 +9,7 @@ from typing import Any, Final, Self
 
 from nats.aio.client import Client as NatsClient
 from nats.errors import Error as NatsError
+from nats.js import JetStreamContext
 from pydantic_core import from_json
 from rich.console import Console, Group
 from rich.live import Live
@@ -17,7 +18,7 @@ from rich.table import Table
 from aichats_schemas.subjects import KINDS, SERVICE, Kind, Subjects
 from aichats_worker.commands.asking import Asker
 from aichats_worker.commands.manners import out
-from aichats_worker.jobs.provision import consumer_name
+from aichats_worker.jobs.streams import consumer_name
 from aichats_worker.settings import Settings
 
 ANSWERS_WAIT_SECONDS: Final = 0.5  # nobody says how many workers there are
@@ -99,9 +100,10 @@ async def top(settings: Settings, every_seconds: float, *, once: bool, as_json: 
     live = None if as_json or once or not sys.stdout.isatty() else Live(console=Console(), auto_refresh=False)
     async with Asker(settings).client() as ai:
         nc, before, looked = await ai.connection(), dict[str, Seen](), time.monotonic()
+        js = nc.jetstream(domain=settings.nats_js_domain, timeout=JETSTREAM_TIMEOUT_SECONDS)
         with live or Console(quiet=True):
             while True:
-                stats, queue = await asyncio.gather(_stats(nc), _queue(nc, ai.subjects))
+                stats, queue = await asyncio.gather(_stats(nc), _queue(js, ai.subjects))
                 now = time.monotonic()
                 seen = [Seen.read(each, before.get(each["id"]), now - looked) for each in stats]
                 before, looked = {each.id: each for each in seen}, now
@@ -154,8 +156,7 @@ async def _stats(nc: NatsClient) -> list[dict[str, Any]]:
     return found
 
 
-async def _queue(nc: NatsClient, subjects: Subjects) -> list[Waiting]:
-    js = nc.jetstream(timeout=JETSTREAM_TIMEOUT_SECONDS)
+async def _queue(js: JetStreamContext, subjects: Subjects) -> list[Waiting]:
     found = []
     for kind in KINDS:
         try:

@@ -19,7 +19,7 @@ from aichats_schemas.events import parse_event
 from aichats_schemas.subjects import KINDS, Kind, Subjects
 from aichats_worker.commands.asking import Asker
 from aichats_worker.commands.manners import Refused, out
-from aichats_worker.jobs.provision import consumer_name
+from aichats_worker.jobs.streams import consumer_name
 from aichats_worker.settings import Settings
 
 JETSTREAM_TIMEOUT_SECONDS: Final = 5.0
@@ -52,7 +52,7 @@ class Listed:
 async def show_jobs(settings: Settings, limit: int, *, as_json: bool) -> None:
     """Print the jobs that are in the queue, oldest first, and how many there are."""
     async with Asker(settings).client() as ai:
-        js = (await ai.connection()).jetstream(timeout=JETSTREAM_TIMEOUT_SECONDS)
+        js = (await ai.connection()).jetstream(domain=settings.nats_js_domain, timeout=JETSTREAM_TIMEOUT_SECONDS)
         try:
             total = (await js.stream_info(ai.subjects.jobs_stream)).state.messages
         except NotFoundError:

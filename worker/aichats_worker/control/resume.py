@@ -1,8 +1,7 @@
-"""Resume: a job's stored events from a point on, then the live ones, then the sentinel (contract, section 7)."""
+"""Resume: a job's record from a point on, then the live events, then the sentinel (contract, section 7)."""
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from typing import Final
 
 import orjson
@@ -12,25 +11,42 @@ from nats.errors import Error as NatsError
 from nats.js.errors import NotFoundError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from aichats_schemas.subjects import KINDS, QUEUE, REPLY_TO, is_token, new_id
-from aichats_worker.broker.bus import Bus
-from aichats_worker.errors import Abandoned, Internal, InvalidRequest, Overloaded, RequesterGone, WorkerError
-from aichats_worker.jobs.ending import last_point
+from aichats_schemas.subjects import QUEUE, is_token, new_id
+from aichats_worker.broker.patches.subscribing import leave
+from aichats_worker.control.replay import Replay
+from aichats_worker.errors import (
+    Abandoned,
+    Expired,
+    Internal,
+    Interrupted,
+    InvalidRequest,
+    Overloaded,
+    RequesterGone,
+    ShuttingDown,
+    WorkerError,
+)
+from aichats_worker.jobs.copies import Copies
+from aichats_worker.jobs.mailbox import Mailbox
+from aichats_worker.jobs.record import Place, own_headers
+from aichats_worker.jobs.work import Jobs
 from aichats_worker.request.call import Call
-from aichats_worker.request.reply import Replies, Reply
+from aichats_worker.request.events import Envelope, error_data, error_headers
+from aichats_worker.request.runs import Run
+from aichats_worker.request.watch import Watch
 from aichats_worker.telemetry import Telemetry
 
 log = structlog.get_logger(__name__)
 
 RESUMES_MAX: Final = 256
-# A job that says nothing for so long, status events included, is not at work: queued, waiting for its retry, or gone.
+# After so long a silence it is looked whether the record, and the job, are still there.
 LOOK_AGAIN_SECONDS: Final = 5.0
-NOTHING: Final = "nothing is stored and nothing is queued under this id (a job that named a reply_to stores nothing)"
+STOP_TIMEOUT_SECONDS: Final = 2.0
+EXPIRED: Final = "the record's beginning, or what follows `after`, is gone; submit the job again under another id"
 
-Stored = tuple[bytes, dict[str, str] | None]
+Point = tuple[int, int]
 
 
-class _Point(BaseModel):
+class _After(BaseModel):
     model_config = ConfigDict(strict=True)
 
     attempt: int = Field(ge=0)
@@ -43,179 +59,183 @@ class ResumeRequest(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore", hide_input_in_errors=True)
 
     id: str
-    after: _Point | None = None
+    after: _After | None = None
+
+    @property
+    def point(self) -> Point:
+        """The last event that the requester has; one before all others for none."""
+        return (self.after.attempt, self.after.seq) if self.after else (0, -1)
 
 
 class Resumes:
     """Serves resume requests.
 
     Args:
-        bus: Where the records are.
-        replies: Notices requesters that went away.
+        mail: How the records are read.
+        jobs: The queue and the records.
+        watch: Keeps the replies alive, and notices requesters that went away.
         telemetry: Counts what cannot be answered.
     """
 
-    def __init__(self, bus: Bus, replies: Replies, telemetry: Telemetry) -> None:
-        self._bus = bus
-        self._replies = replies
+    def __init__(self, mail: Mailbox, jobs: Jobs, watch: Watch, telemetry: Telemetry) -> None:
+        self._mail = mail
+        self._bus = mail.bus
+        self._jobs = jobs
+        self._watch = watch
         self._telemetry = telemetry
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._runs: dict[asyncio.Task[None], Run] = {}
+        self._subscription: object | None = None
 
     async def start(self) -> None:
         """Subscribe."""
-        await self._bus.nc.subscribe(self._bus.subjects.resume(), queue=QUEUE, cb=self._requested)
+        self._subscription = await self._bus.nc.subscribe(self._bus.subjects.resume(), queue=QUEUE, cb=self._requested)
+
+    def again(self) -> None:
+        """After a reconnect: what was on its way is lost, and nobody knows how much. Whoever reads asks again."""
+        for run in list(self._runs.values()):
+            run.stop(Interrupted("the connection to the broker broke; resume again with `after`"))
 
     async def stop(self) -> None:
-        """Cut the replies that are under way: their requesters ask another worker."""
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=1)
+        """Take no more, and end those that are under way: their requesters ask another worker, with `after`."""
+        if self._subscription is not None:
+            try:
+                await leave(self._bus.nc, [self._subscription])
+            except (NatsError, TimeoutError) as error:
+                log.warning("resumes left without the broker's word", error=type(error).__name__)
+        for run in list(self._runs.values()):
+            run.stop(ShuttingDown("this worker is shutting down; resume again with `after`"))
+        if self._runs:
+            await asyncio.wait(self._runs, timeout=STOP_TIMEOUT_SECONDS)
 
     async def _requested(self, message: Msg) -> None:
         tenant = message.subject.rpartition(".")[2]
         if not self._bus.rule.allows(message.reply, tenant):
             self._telemetry.dropped_control("resume", "forbidden_reply" if message.reply else "no_reply")
             return
-        task = asyncio.create_task(self._serve(message, tenant), name="resume")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        call = Call("req", "text", tenant, new_id(), message.reply, message.data, {}, attempt=0)
+        run = Run(call)
+        task = asyncio.create_task(self._serve(run), name="resume")
+        self._runs[task] = run
+        task.add_done_callback(lambda done: self._runs.pop(done, None))
 
-    async def _serve(self, message: Msg, tenant: str) -> None:
-        request, refusal = ResumeRequest(id=new_id()), None
+    async def _serve(self, run: Run) -> None:
+        """Answer one request, to an end in every case but one: nobody listens."""
+        call = run.call
+        end: WorkerError | Abandoned | None = None
+        request, refusal = ResumeRequest(id=call.id), None
         try:
-            request = self._read(message, tenant)
+            request = self._read(call)
         except WorkerError as error:
             refusal = error
-        call = Call("req", "text", tenant, request.id, message.reply, message.data, {}, attempt=0)
-        me = asyncio.current_task()
-        with self._replies.opened(call, on_gone=lambda: me and me.cancel()) as reply:
+        outlet = Copies(self._watch.line(call.reply_to, probed=True), request.id)
+        with self._watch.kept(outlet, on_gone=lambda: run.stop(RequesterGone())):
             try:
-                if refusal is not None:
-                    raise refusal
-                await self._forward(reply, tenant, request)
-            except WorkerError as error:
-                await reply.fail(error)
-            except NatsError:
-                log.exception("resume failed")
-                await reply.fail(Internal("the stored events cannot be read; try again"))
-            except (Abandoned, asyncio.CancelledError):
-                reply.abandon()
+                run.begin()
+                if refusal is None:
+                    await self._follow(run, outlet, request)
+                end = refusal
+            except (WorkerError, Abandoned) as error:
+                end = error
+            except asyncio.CancelledError:
+                end = None
+            except NatsError as error:
+                log.warning("a resume cannot read its record", error=str(error) or type(error).__name__)
+                end = Internal("the stored events cannot be read; try again with `after`")
+            except Exception:  # a defect ends one resume, told truthfully
+                log.exception("defect", id=request.id)
+                end = Internal("a defect of the worker's; its operator finds the cause in the log under this id")
+            await self._say(outlet, request.id, run.over() or end)
 
-    def _read(self, message: Msg, tenant: str) -> ResumeRequest:
-        if len(self._tasks) > RESUMES_MAX:
+    async def _say(self, outlet: Copies, request_id: str, end: WorkerError | Abandoned | None) -> None:
+        if isinstance(end, WorkerError):
+            event = Envelope(request_id, 0).event(b"error", error_data(end))
+            try:
+                await outlet.end(event, error_headers(end))
+            except WorkerError as error:
+                log.warning("a resume's end is not published", error=error.message)
+        outlet.abandon()
+
+    def _read(self, call: Call) -> ResumeRequest:
+        if len(self._runs) > RESUMES_MAX:
             raise Overloaded(f"this worker serves {RESUMES_MAX} resumes already; try again")
         try:
-            request = ResumeRequest.model_validate_json(message.data)
+            request = ResumeRequest.model_validate_json(call.body)
         except ValidationError as error:
             named = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'body'}: {e['msg']}" for e in error.errors())
             raise InvalidRequest(named) from None
-        if not (is_token(tenant) and is_token(request.id)):
+        if not (is_token(call.tenant) and is_token(request.id)):
             raise InvalidRequest("tenant and id: must be 1 to 64 of A-Z, a-z, 0-9, _ and -")
         return request
 
-    async def _forward(self, reply: Reply, tenant: str, request: ResumeRequest) -> None:
-        subject = self._bus.subjects.out(tenant, request.id)
-        last = (request.after.attempt, request.after.seq) if request.after else (0, -1)
-        live: asyncio.Queue[Stored] = asyncio.Queue()
+    async def _follow(self, run: Run, outlet: Copies, request: ResumeRequest) -> None:
+        """Forward what is behind the point, up to the job's final event."""
+        job = Call("job", "text", run.call.tenant, request.id, "", b"", {}, attempt=0)
+        place = await self._begin(job, request)
+        point = request.point
+        entry = place.entry
+        if entry is not None and entry.is_end and (entry.attempt, entry.number) <= point:
+            await outlet.end(entry.payload, entry.headers)  # again: a reply never ends without it
+            return
+        seq = await self._jobs.records.seq_after(job, point, place) if request.after else 1
+        replay = Replay(self._mail, self._bus.subjects.out_stream, self._bus.subjects.out(job.tenant, job.id), seq)
+        async with aclosing(replay.messages(LOOK_AGAIN_SECONDS)) as messages:
+            async for message in messages:
+                run.check()
+                if message is None:
+                    await self._look_again(job, replay.next_seq)
+                    continue
+                event = orjson.loads(message.data)
+                found = (event["attempt"], event["seq"])
+                if found <= point:
+                    continue
+                _check_follows(point, found)
+                point = found
+                if event["type"] in ("done", "error"):
+                    await outlet.end(message.data, own_headers(message.headers))
+                    return
+                await outlet.copy(message.data, None)
 
-        async def heard(message: Msg) -> None:
-            await live.put((message.data, message.headers))
+    async def _begin(self, job: Call, request: ResumeRequest) -> Place:
+        """Return where the record stands.
 
-        # Live first, stored second: what is published in between comes twice, and (attempt, seq) tells.
-        subscription = await self._bus.nc.subscribe(subject, cb=heard)
+        Raises:
+            InvalidRequest: There is nothing, and nothing is to come.
+            Expired: There was something.
+        """
+        place = await self._jobs.records.place(job)
+        if place.entry is None:
+            if request.after is not None:
+                raise Expired(f"id: {EXPIRED}")
+            if not await self._is_queued(job):
+                # It may have begun, and ended, between the two questions.
+                place = await self._jobs.records.place(job)
+                if place.entry is None:
+                    raise InvalidRequest("id: nothing is stored and nothing is queued under this id")
+        return place
+
+    async def _is_queued(self, job: Call) -> bool:
         try:
-            async with aclosing(self._events(subject, tenant, request.id, live)) as events:
-                async for payload, headers in events:
-                    if payload and (place := _place(payload)) > last:
-                        last = place
-                        await reply.forward(payload, headers)
-            await reply.forward_end()
-        finally:
-            with suppress(NatsError):
-                await subscription.unsubscribe()
+            return bool(await self._jobs.queue.find(job.tenant, job.id))
+        except NotFoundError:
+            return False  # there is no queue
 
-    async def _events(
-        self, subject: str, tenant: str, request_id: str, live: asyncio.Queue[Stored]
-    ) -> AsyncGenerator[Stored, None]:
-        """Yield what is stored, then what comes, up to the sentinel."""
-        last: bytes | None = None
-        async for stored in self._stored(subject):
-            if not stored[0]:
-                return
-            last = stored[0]
-            yield stored
-        if last is None and not await self._queued(tenant, request_id):
-            raise InvalidRequest(f"id: {NOTHING}")
-        while True:
-            try:
-                async with asyncio.timeout(LOOK_AGAIN_SECONDS):
-                    event = await live.get()
-            except TimeoutError:
-                await self._check_still_there(subject, tenant, request_id)
-                continue
-            # The broker stores a moment after it has sent on: an event can be too early for the one, too late for the
-            # other. By now it is stored. What comes twice is dropped by whoever forwards it.
-            if _skips(last, event[0]):
-                async for stored in self._stored(subject):
-                    if not stored[0]:
-                        return
-                    yield stored
-            if not event[0]:
-                return
-            last = event[0]
-            yield event
+    async def _look_again(self, job: Call, next_seq: int) -> None:
+        """After a silence: is there still something to come?
 
-    async def _check_still_there(self, subject: str, tenant: str, request_id: str) -> None:
-        """Give up where the job has gone without an end that was heard: its sentinel is stored, or it is nowhere."""
-        if (await last_point(self._bus, subject)).ended or not await self._queued(tenant, request_id):
-            raise RequesterGone
-
-    async def _stored(self, subject: str) -> AsyncGenerator[Stored, None]:
-        seq = 1
-        while True:
-            try:
-                message = await self._bus.js.get_msg(
-                    self._bus.subjects.out_stream, seq=seq, subject=subject, direct=True, next=True
-                )
-            except NotFoundError:
-                return
-            yield message.data or b"", _error_headers(message.headers)
-            seq = int(message.seq or 0) + 1
-
-    async def _queued(self, tenant: str, request_id: str) -> bool:
-        for kind in KINDS:
-            try:
-                message = await self._bus.js.get_msg(
-                    self._bus.subjects.jobs_stream, subject=self._bus.subjects.job(kind, tenant, request_id)
-                )
-            except NotFoundError:
-                continue
-            return REPLY_TO not in (message.headers or {})
-        return False
+        Raises:
+            Expired: The record is gone, or its part that was to come next.
+            Internal: The job is gone without an end.
+        """
+        place = await self._jobs.records.place(job)
+        queued = await self._is_queued(job)
+        if place.entry is None and (next_seq > 1 or not queued):
+            raise Expired(f"id: {EXPIRED}")
+        if place.entry is not None and not queued and place.seq < next_seq and not place.entry.is_end:
+            raise Internal("the job has left the queue without an end: its operator removed it; submit it again")
 
 
-def _error_headers(headers: dict[str, str] | None) -> dict[str, str] | None:
-    """Return the headers of an `error` event without those that a direct get adds."""
-    ours = {name: value for name, value in (headers or {}).items() if name.startswith("Nats-Service-Error")}
-    return ours or None
-
-
-def _skips(last: bytes | None, payload: bytes) -> bool:
-    """Whether something is missing between two events, or between the last one and the sentinel."""
-    if not payload:
-        return last is None or orjson.loads(last)["type"] not in ("done", "error")
-    (was, seq), (attempt, number) = _place(last) if last else (0, -1), _place(payload)
-    return (attempt, number) > (was, seq) and number > (seq + 1 if attempt == was else 0)
-
-
-def _place(payload: bytes) -> tuple[int, int]:
-    """Return an event's `(attempt, seq)`; a place before all others for what is none.
-
-    JetStream acknowledges a job to whatever subject its submitter names as the reply, and this one as well.
-    """
-    try:
-        event = orjson.loads(payload)
-        return event["attempt"], event["seq"]
-    except (ValueError, LookupError, TypeError):
-        return -1, -1
+def _check_follows(point: Point, found: Point) -> None:
+    """Raise Expired where an event is missing between two."""
+    expected = point[1] + 1 if found[0] == point[0] else 0
+    if found[1] != expected:
+        raise Expired(f"id: {EXPIRED}")

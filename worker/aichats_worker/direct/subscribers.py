@@ -1,7 +1,7 @@
 """The subscribers: what the worker takes from NATS, a line or two each."""
 
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, nullcontext
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 from faststream.nats import NatsBroker, NatsMessage
@@ -9,11 +9,13 @@ from faststream.nats.subscriber.usecases import CoreSubscriber
 
 from aichats_schemas.events import StreamEvent
 from aichats_schemas.subjects import KINDS, QUEUE, Kind, ReplyRule, Subjects
-from aichats_worker.errors import Abandoned, HandedOver, Overloaded, TooLarge, WorkerError
+from aichats_worker.errors import Abandoned, HandedOver, Overloaded, RequesterGone, TooLarge, WorkerError
 from aichats_worker.request.call import MODELS, Call, core_call
 from aichats_worker.request.executor import Executor
 from aichats_worker.request.outcome import Outcome
-from aichats_worker.request.reply import Reply
+from aichats_worker.request.reply import Ask, Reply
+from aichats_worker.request.runs import Run
+from aichats_worker.request.watch import Watch
 from aichats_worker.telemetry import Telemetry
 
 CoreMode = Literal["req", "ask"]
@@ -26,54 +28,60 @@ class CoreDelivery:
 
     Args:
         call: What is asked.
-        elsewhere: Looks for a worker that has room, where this one has none, and says what came of it.
+        core: Whose it is.
     """
 
     queued_seconds = 0.0  # core NATS stores nothing and stamps nothing
-    patience_seconds = 0.0
-    js = None
-    guard = None
 
-    def __init__(self, call: Call, elsewhere: Elsewhere) -> None:
+    def __init__(self, call: Call, core: "Core") -> None:
         self.call = call
-        self._elsewhere = elsewhere
+        self._core = core
+        line = core.watch.line(call.reply_to, probed=call.mode == "req")
+        self._reply = Ask(line, call) if call.mode == "ask" else Reply(line, call)
 
-    def held(self, _stop: Callable[[Abandoned], object]) -> AbstractAsyncContextManager[None]:
-        """Nothing is held: nobody else can have it."""
-        return nullcontext()
+    @contextmanager
+    def opened(self, run: Run) -> Iterator[Reply]:
+        """Stop the request once the server says that nobody listens (`req` alone)."""
+        with self._core.watch.kept(self._reply, on_gone=lambda: run.stop(RequesterGone())):
+            yield self._reply
 
-    async def settle(self, reply: Reply, outcome: Outcome) -> Outcome:
+    async def settle(self, run: Run, outcome: Outcome) -> Outcome:
         """Publish the end, or have another worker do it all."""
         if isinstance(outcome, Overloaded):
-            reply.hush()  # the other one's events begin at 0
-            outcome = await self._elsewhere(self.call)
+            self._reply.hush()  # the other one's events begin at 0
+            self._core.executor.runs.step_aside(run)  # it may come back here, where a slot is free by now
+            outcome = await self._core.elsewhere(self.call)
+        self._core.executor.runs.release(run)  # before the end is out: the next request of this id may come
         if isinstance(outcome, Abandoned):
-            reply.abandon()
-            return outcome
-        if isinstance(outcome, WorkerError):
-            await reply.fail(outcome)
-            return outcome
-        try:
-            await reply.done(outcome)
-        except TooLarge as error:
-            await reply.fail(error)
-            return error
+            self._reply.abandon()
+        elif isinstance(outcome, WorkerError):
+            await self._reply.fail(outcome)
+        else:
+            try:
+                await self._reply.done(outcome)
+            except TooLarge as error:
+                outcome = error
+                await self._reply.fail(error)
         return outcome
 
 
 class Core:
-    """The core subscribers and the rule of who is answered at all (contract, section 5)."""
+    """The core subscribers and the rule of who is answered at all (contract, section 5).
+
+    Args:
+        executor: Runs the requests.
+        watch: Keeps their replies alive.
+        telemetry: Counts what cannot be answered.
+        elsewhere: Looks for a worker that has room, where this one has none, and says what came of it.
+        rule: Where something may be published at all.
+    """
 
     def __init__(
-        self,
-        executor: Executor,
-        telemetry: Telemetry,
-        *,
-        elsewhere: Elsewhere,
-        rule: ReplyRule,
+        self, executor: Executor, watch: Watch, telemetry: Telemetry, *, elsewhere: Elsewhere, rule: ReplyRule
     ) -> None:
-        self._executor = executor
-        self._elsewhere = elsewhere
+        self.executor = executor
+        self.watch = watch
+        self.elsewhere = elsewhere
         self._telemetry = telemetry
         self._rule = rule
 
@@ -90,7 +98,7 @@ class Core:
         if not self._rule.allows(call.reply_to, call.tenant):
             self._telemetry.dropped(call.record(), "forbidden_reply")
             return False
-        self._executor.start(CoreDelivery(call, self._elsewhere), has_slot=has_slot)
+        self.executor.start(CoreDelivery(call, self), has_slot=has_slot)
         return True
 
     def subscribe(self, broker: NatsBroker, subjects: Subjects) -> dict[Kind, list[CoreSubscriber]]:

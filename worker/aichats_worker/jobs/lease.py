@@ -1,119 +1,92 @@
-"""The right to work on a job: held as long as the broker confirms it, lost for good once it was too long ago."""
+"""Tells the broker which jobs are in work, so that nobody else is delivered them: it saves the provider second calls.
+
+No more than that: whether a job is still ours its record says.
+"""
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Final
 
-from nats.aio.client import Client
-from nats.aio.msg import Msg
+import structlog
 from nats.errors import Error as NatsError
 
-from aichats_worker.errors import Abandoned, LeaseLost
+from aichats_schemas.subjects import Kind
+from aichats_worker.jobs.queue import Job, Queue
 
-RENEWALS_PER_ACK_WAIT = 3
-LOST_AFTER = 0.8  # of ack_wait: the rest is for what is on its way when it is lost
-RETRY_SECONDS = 0.1
-BEAT_SECONDS = 0.1
-BEATS = 5
+log = structlog.get_logger(__name__)
+
+RENEWALS_PER_ACK_WAIT: Final = 3
+TICK_MAX_SECONDS: Final = 0.5
+
+Check = Callable[[], Awaitable[bool]]
 
 
-class Pulse:
-    """Remembers when this process was surely running: a message that is handled now was delivered after that.
+class Leases:
+    """All jobs that this worker has in work.
 
-    A process that was frozen finds messages in its socket that the broker has long given to somebody else, and nothing
-    in them says so.
+    Args:
+        queue: Where they are kept.
     """
 
-    def __init__(self) -> None:
-        self._beats: deque[float] = deque([time.monotonic()], maxlen=BEATS)
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
+        self._ack_wait: dict[Kind, float] = {}
+        self._held: dict[int, tuple[Job, float]] = {}
+        self._checks: dict[int, Check] = {}
         self._task: asyncio.Task[None] | None = None
 
+    def follow(self, kind: Kind, ack_wait_seconds: float) -> None:
+        """Go by what the kind's consumer has now."""
+        self._ack_wait[kind] = ack_wait_seconds
+
     def start(self) -> None:
-        """Begin to beat."""
-        self._task = asyncio.create_task(self._beat(), name="pulse")
+        """Begin to renew."""
+        self._task = asyncio.create_task(self._renew(), name="leases")
 
     async def stop(self) -> None:
-        """Stop beating."""
+        """Renew no more."""
         if self._task is not None:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
                 await self._task
 
-    @property
-    def since(self) -> float:
-        """A time, in seconds of time.monotonic(), before which nothing that is handled now can have been delivered.
+    def holds(self, job: Job) -> bool:
+        """Say whether a job is in work here, under whatever delivery."""
+        return job.seq in self._held
 
-        Some beats back: one or two may come between a thaw and the handling of what had been waiting.
-        """
-        return self._beats[0]
-
-    async def _beat(self) -> None:
-        while True:
-            await asyncio.sleep(BEAT_SECONDS)
-            self._beats.append(time.monotonic())
-
-
-class Lease:
-    """One job's lease: from its delivery, then from the last in-progress acknowledgement that the broker confirmed.
-
-    Args:
-        message: The job's message.
-        ack_wait_seconds: When the broker delivers the job again.
-        delivered_after: A time before its delivery, as Pulse says.
-    """
-
-    def __init__(self, message: Msg, ack_wait_seconds: float, delivered_after: float) -> None:
-        self._message = message
-        self._ack_wait = ack_wait_seconds
-        self._confirmed = delivered_after
-        self._lost = False
-        self._over = False
-
-    def check(self) -> None:
-        """Raise LeaseLost if the lease is too old. The broker accepts a stale acknowledgement, so lost stays lost.
-
-        Nothing is published without it: a process that was frozen comes back into the middle of anything.
-        """
-        if self._lost or time.monotonic() - self._confirmed > LOST_AFTER * self._ack_wait:
-            self._lost = True
-            raise LeaseLost
-
-    @asynccontextmanager
-    async def kept(self, nc: Client, stop: Callable[[Abandoned], object]) -> AsyncIterator[None]:
-        """Renew the lease until the block ends; call `stop` once it is lost."""
-        renewing = asyncio.create_task(self._renew(nc, stop), name="lease")
+    @contextmanager
+    def held(self, job: Job) -> Iterator[None]:
+        """Renew a job's lease until the block ends."""
+        self._held[job.seq] = job, time.monotonic()
         try:
             yield
         finally:
-            # Both: before Python 3.12 a request whose answer comes in this moment swallows the cancellation, and the
-            # broker confirms what it has long forgotten.
-            self._over = True
-            renewing.cancel()
-            with suppress(asyncio.CancelledError):
-                await renewing
+            self._held.pop(job.seq, None)
+            self._checks.pop(job.seq, None)
 
-    async def _renew(self, nc: Client, stop: Callable[[Abandoned], object]) -> None:
-        interval = self._ack_wait / RENEWALS_PER_ACK_WAIT
-        try:
-            while not self._over:
-                self.check()
-                due = self._confirmed + interval - time.monotonic()
-                if due > 0:
-                    await asyncio.sleep(min(due, interval))
-                elif not await self._confirm(nc, interval):
-                    await asyncio.sleep(min(RETRY_SECONDS, interval))
-        except LeaseLost as lost:
-            stop(lost)
+    def check(self, job: Job, check: Check) -> None:
+        """Have it looked at whether a job that is held is still ours, where its lease was renewed too late."""
+        self._checks[job.seq] = check
 
-    async def _confirm(self, nc: Client, timeout_seconds: float) -> bool:
-        """Send an in-progress acknowledgement as a request: only what the broker answers counts."""
-        sent = time.monotonic()
+    async def _renew(self) -> None:
+        while True:
+            interval = min(self._ack_wait.values(), default=1.0) / RENEWALS_PER_ACK_WAIT
+            await asyncio.sleep(min(interval / 2, TICK_MAX_SECONDS))
+            now = time.monotonic()
+            for job, since in list(self._held.values()):
+                ack_wait = self._ack_wait[job.call.kind]
+                if now - since >= ack_wait / RENEWALS_PER_ACK_WAIT - TICK_MAX_SECONDS / 2:
+                    await self._say(job, late=now - since > ack_wait)
+
+    async def _say(self, job: Job, *, late: bool) -> None:
+        """Renew one lease. One that is too late keeps what may be somebody else's: its record is asked first."""
         try:
-            await nc.request(self._message.reply, b"+WPI", timeout=timeout_seconds)
-        except (NatsError, TimeoutError):
-            return False
-        self.check()  # the answer may have come too late, or to a process that was frozen
-        self._confirmed = sent
-        return True
+            if late and job.seq in self._checks and not await self._checks[job.seq]():
+                return
+            if job.seq in self._held:
+                self._held[job.seq] = job, time.monotonic()
+                await self._queue.keep(job)
+        except NatsError as error:
+            log.warning("a job's lease is not renewed", error=type(error).__name__)

@@ -1,6 +1,6 @@
 """One request as it came over NATS, and what it asks for: pure, no I/O."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -47,10 +47,10 @@ class Call:
         kind: `text` or `image`.
         tenant: From the subject.
         id: The request's id; one of the worker's own where none, or no valid one, was sent.
-        reply_to: Where the events go.
+        reply_to: Where the events go; empty for a job that names none.
         body: The message's body.
         headers: The message's headers, exact case.
-        attempt: 1 in core; the delivery count of a job.
+        attempt: 1 in core; of a job the number that its record says, 0 before.
         problem: What is wrong with the subject or the id, or None.
     """
 
@@ -98,41 +98,21 @@ def core_call(message: Msg, mode: Mode, kind: Kind) -> Call:
     )
 
 
-def job_call(message: Msg, kind: Kind, out_subject: Callable[[str, str], str]) -> Call:
-    """Read a job: tenant and id are the last two tokens of its subject, the reply subject is a header.
+def job_call(subject: str, kind: Kind, *, headers: Mapping[str, str], body: bytes) -> Call:
+    """Read a job by its parts: tenant and id are the last two tokens of its subject, the reply subject is a header.
 
-    Args:
-        message: As JetStream delivered it.
-        kind: `text` or `image`.
-        out_subject: Makes the subject for the events of a job that names no `reply_to`, of tenant and id.
+    Its attempt is 0 until its record says which one this is.
     """
-    headers = message.headers or {}
-    attempt = message.metadata.num_delivered
-    return stored_call(
-        message.subject, kind, headers=headers, body=message.data, attempt=attempt, out_subject=out_subject
-    )
-
-
-def stored_call(
-    subject: str,
-    kind: Kind,
-    *,
-    headers: Mapping[str, str],
-    body: bytes,
-    attempt: int,
-    out_subject: Callable[[str, str], str],
-) -> Call:
-    """Read a job by its parts, as `job_call` reads a message."""
     tenant, request_id = subject.split(".")[-2:]
     return Call(
         mode="job",
         kind=kind,
         tenant=tenant,
         id=request_id if is_token(request_id) else new_id(),
-        reply_to=headers.get(REPLY_TO) or out_subject(tenant, request_id),
+        reply_to=headers.get(REPLY_TO, ""),
         body=body,
         headers=headers,
-        attempt=attempt,
+        attempt=0,
         problem=_token_problem(tenant, request_id),
     )
 

@@ -35,9 +35,8 @@ class Slots:
         self._refused = 0
         self._full_since: float | None = None
         self._waiting: deque[asyncio.Future[None]] = deque()
-        self._room = asyncio.Event()
-        self._room.set()
         self._freed: Callable[[], Awaitable[object]] | None = None
+        self._followed: Callable[[], object] | None = None
 
     @property
     def free(self) -> int:
@@ -53,14 +52,9 @@ class Slots:
         """Have `freed` awaited after each slot that was given back, before its request says that it has ended."""
         self._freed = freed
 
-    async def room(self, timeout_seconds: float) -> bool:
-        """Wait until one is free. False where none was within `timeout_seconds`."""
-        try:
-            async with asyncio.timeout(timeout_seconds):
-                await self._room.wait()
-        except TimeoutError:
-            return False
-        return True
+    def follow(self, changed: Callable[[], object]) -> None:
+        """Have `changed` called after each change of how many are free."""
+        self._followed = changed
 
     def take(self) -> bool:
         """Take one at once. False where none is free. Whoever got one holds it, or gives it back."""
@@ -132,13 +126,10 @@ class Slots:
 
     def _look(self) -> None:
         """After each change: is there room?"""
-        had_room, has_room = self._room.is_set(), self.free > 0
+        if self._followed is not None:
+            self._followed()
+        had_room, has_room = self._full_since is None, self.free > 0
         if had_room == has_room:
             return
-        if has_room:
-            self._room.set()
-            self._full_since = None
-        else:
-            self._room.clear()
-            self._full_since = time.monotonic()
+        self._full_since = None if has_room else time.monotonic()
         self.changed.set()

@@ -5,21 +5,12 @@ the queue group and swallows requests. Leaving comes first here, and with a real
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterable
-from contextlib import suppress
+from collections.abc import Collection, Iterable
 from typing import Any
 
-import structlog
-from faststream.nats.subscriber.usecases import PullStreamSubscriber
 from nats.aio.client import Client
-from nats.aio.msg import Msg
-from nats.errors import Error as NatsError
-from nats.errors import TimeoutError as NatsTimeoutError
-
-log = structlog.get_logger(__name__)
 
 LEAVE_TIMEOUT_SECONDS = 5.0
-FETCH_PAUSE_SECONDS = 1.0
 
 
 async def settle(nc: Client) -> None:
@@ -72,70 +63,3 @@ async def _leave(nc: Client, subscriptions: Collection[Any]) -> None:
     await settle(nc)  # drain() alone removes it before the barrier
     for subscription in subscriptions:
         await subscription.drain()
-
-
-def limit_fetching(subscriber: PullStreamSubscriber, room: Callable[[float], Awaitable[bool]]) -> "SlottedFetch":
-    """Let a pull subscriber that was started fetch only where `room` says that a slot is free."""
-    fetching = SlottedFetch(subscriber.subscription, room)
-    subscriber.subscription = fetching  # type: ignore[assignment]
-    return fetching
-
-
-class SlottedFetch:
-    """Stands before a pull subscription: fetches only where a slot is free, and never in a hot loop.
-
-    FastStream's pull loop fetches again as soon as its handlers return, which ours do at once, and swallows a closed
-    connection without a wait: it would take the whole queue into one worker, and spin until it is killed.
-
-    Args:
-        subscription: nats-py's.
-        room: Waits until a slot is free; bounded by the timeout that it is given, in seconds. False where none was.
-    """
-
-    def __init__(self, subscription: Any, room: Callable[[float], Awaitable[bool]]) -> None:
-        self._subscription = subscription
-        self._room = room
-        self._closing = False
-        self._idle = asyncio.Event()
-        self._idle.set()
-
-    async def fetch(self, batch: int, timeout: float) -> list[Msg]:
-        """Return one message, or raise nats-py's TimeoutError: the loop then calls again, as long as it runs."""
-        self._idle.clear()
-        try:
-            messages = await self._fetch(batch, timeout)
-        finally:
-            self._idle.set()
-        if self._closing:
-            for message in messages:  # it came while we left: somebody else can have it at once
-                await message.nak()
-            raise NatsTimeoutError
-        return messages
-
-    async def _fetch(self, batch: int, timeout: float) -> list[Msg]:
-        if self._closing:
-            await asyncio.sleep(FETCH_PAUSE_SECONDS)
-            raise NatsTimeoutError
-        if not await self._room(timeout):
-            raise NatsTimeoutError
-        try:
-            messages: list[Msg] = await self._subscription.fetch(batch, timeout)
-        except NatsTimeoutError:
-            raise
-        except NatsError as error:
-            log.warning("jobs cannot be fetched", error=str(error) or type(error).__name__)
-            await asyncio.sleep(FETCH_PAUSE_SECONDS)
-            raise NatsTimeoutError from None
-        return messages
-
-    async def close(self) -> None:
-        """Fetch no more, and wait until what was asked for has come or cannot come any more."""
-        self._closing = True
-        with suppress(TimeoutError):
-            async with asyncio.timeout(LEAVE_TIMEOUT_SECONDS):
-                await self._idle.wait()
-
-    async def unsubscribe(self) -> None:
-        """Give the subscription up."""
-        with suppress(NatsError):
-            await self._subscription.unsubscribe()

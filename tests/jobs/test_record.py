@@ -1,0 +1,197 @@
+"""The fence by itself: who is refused, what was stored all the same, and what a delivery means for a record."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
+
+import nats
+import orjson
+import pytest
+from nats.aio.client import Client
+from nats.errors import Error as NatsError
+
+from aichats_worker.broker.bus import Bus
+from aichats_worker.errors import JobLost
+from aichats_worker.jobs.mailbox import Mailbox
+from aichats_worker.jobs.queue import Job
+from aichats_worker.jobs.record import Elsewhere, Ended, Exhausted, Record, Records, Start, Taken
+from aichats_worker.request.call import job_call
+from tests.jobs.broker import Broker, StartJobs, broker, checked, start_jobs
+from tests.link import Link, linked
+
+__all__ = ["broker", "start_jobs"]
+
+ATTEMPTS_MAX = 3
+
+
+def a_job(*, seq: int = 7, delivery: int = 1, kind: str = "text") -> Job:
+    call = job_call("ai.v1.job.text.t.r1", "image" if kind == "image" else "text", headers={}, body=b"hi")
+    return Job(call, seq, 0.0, delivery, "$JS.ACK.none")
+
+
+async def records_on(nc: Client) -> Records:
+    """What one worker has."""
+    mail = Mailbox(Bus(nc, nc.jetstream()))
+    await mail.start()
+    return Records(mail, ATTEMPTS_MAX)
+
+
+@pytest.fixture
+async def streams(broker: Broker, start_jobs: StartJobs) -> Broker:
+    """The streams, and nobody who serves jobs."""
+    app = await start_jobs()
+    await app.drain()
+    return broker
+
+
+@pytest.fixture
+async def mine(streams: Broker) -> Records:
+    return await records_on(streams.nc)
+
+
+@pytest.fixture
+async def theirs(streams: Broker) -> Records:
+    return await records_on(streams.nc)
+
+
+@pytest.fixture
+async def link(streams: Broker) -> AsyncIterator[Link]:
+    async with linked(streams.server.port) as running:
+        yield running
+
+
+async def begun(records: Records, job: Job) -> Record:
+    start = await records.begin(job)
+    assert isinstance(start, Record)
+    return start
+
+
+async def test_whoever_did_not_write_last_is_refused_and_stays_refused(
+    streams: Broker, mine: Records, theirs: Records
+) -> None:
+    first = await begun(mine, a_job())
+    await first.append(b"response", b'"one"')
+    second = await begun(theirs, a_job(delivery=2))
+    with pytest.raises(JobLost):
+        await first.append(b"done", b"{}")
+    await second.append(b"response", b'"two"')
+    with pytest.raises(JobLost):
+        await first.append(b"done", b"{}")
+    assert [(s.event.attempt, s.event.seq) for s in await streams.record()] == [(1, 0), (1, 1), (2, 0), (2, 1)]
+
+
+async def test_of_two_that_begin_in_one_moment_one_does(streams: Broker, mine: Records, theirs: Records) -> None:
+    """Their first events are the same to the letter: the mark tells whose is stored."""
+    starts = await asyncio.gather(mine.begin(a_job()), theirs.begin(a_job()))
+    assert sorted(type(start).__name__ for start in starts) == ["Elsewhere", "Record"]
+    assert len(await streams.record()) == 1
+
+
+async def test_an_event_whose_acknowledgement_was_lost_is_stored_once(streams: Broker, link: Link) -> None:
+    nc = await nats.connect(link.url, reconnect_time_wait=0.1, max_reconnect_attempts=-1, error_cb=_quiet)
+    record = await begun(await records_on(nc), a_job())
+    link.down.clear()  # what the broker says does not come any more
+    appending = asyncio.create_task(record.append(b"response", b'"one"'))
+    async with asyncio.timeout(10):
+        while len(await streams.record()) < 2:
+            await asyncio.sleep(0.02)
+    link.cut()
+    link.down.set()
+    await appending
+    await record.append(b"response", b'"two"')
+    events = [stored.event for stored in await streams.record()]
+    assert [(event.seq, event.data) for event in events] == [(0, "started"), (1, "one"), (2, "two")]
+    await nc.close()
+
+
+async def test_an_event_that_never_came_is_sent_again(streams: Broker, link: Link) -> None:
+    nc = await nats.connect(link.url, reconnect_time_wait=0.1, max_reconnect_attempts=-1, error_cb=_quiet)
+    record = await begun(await records_on(nc), a_job())
+    link.flowing.clear()
+    appending = asyncio.create_task(record.append(b"response", b'"one"'))
+    await asyncio.sleep(0.2)
+    link.cut()
+    link.flowing.set()
+    await appending
+    assert [s.event.data for s in await streams.record()] == ["started", "one"]
+    await nc.close()
+
+
+async def test_an_event_whose_storing_was_broken_off_comes_before_the_next(streams: Broker, link: Link) -> None:
+    nc = await nats.connect(link.url, reconnect_time_wait=0.1, max_reconnect_attempts=-1, error_cb=_quiet)
+    record = await begun(await records_on(nc), a_job())
+    link.flowing.clear()
+    with suppress(TimeoutError):
+        await asyncio.wait_for(record.append(b"response", b'"one"'), 0.2)
+    link.cut()
+    link.flowing.set()
+    await record.append(b"error", b'{"code":"cancelled","message":"","retryable":false}')
+    assert [(s.event.seq, s.event.type) for s in await streams.record()] == [
+        (0, "status"),
+        (1, "response"),
+        (2, "error"),
+    ]
+    await nc.close()
+
+
+async def test_a_message_of_nobodys_is_stepped_over(streams: Broker, mine: Records) -> None:
+    record = await begun(mine, a_job())
+    await streams.js.publish("ai.v1.out.t.r1", b'{"stream":"AIJOBS","seq":2}')
+    await record.append(b"response", b'"one"')
+    await streams.js.publish("ai.v1.out.t.r1", b"")
+    place = await mine.place(a_job().call)
+    assert place.entry is not None
+    assert (place.entry.data, place.entry.number) == ("one", 1)
+
+
+async def test_a_purged_record_is_lost(streams: Broker, mine: Records) -> None:
+    record = await begun(mine, a_job())
+    await streams.js.purge_stream("AIOUT")
+    with pytest.raises(JobLost):
+        await record.append(b"response", b'"one"')
+
+
+async def test_what_a_delivery_means_for_a_record(streams: Broker, mine: Records, theirs: Records) -> None:
+    """Numbered steps, each on what the one before has left."""
+
+    async def met(job: Job, expected: type[Start]) -> Start:
+        start = await theirs.begin(job)
+        assert isinstance(start, expected), start
+        return start
+
+    # 1. The first attempt runs: its own delivery out of an old socket is left alone; a later one says that it died.
+    await begun(mine, a_job(delivery=1))
+    await met(a_job(delivery=1), Elsewhere)
+    # 2. A job of the other kind finds the id taken.
+    await met(a_job(seq=8, kind="image"), Taken)
+    # 3. It died: one failure. It is given back: none more.
+    second = await begun(theirs, a_job(delivery=2))
+    assert (second.attempt, second.mark.failed) == (2, 1)
+    await second.append(b"status", b'"given_back"', failed=1)
+    third = await begun(mine, a_job(delivery=3))
+    assert (third.attempt, third.mark.failed) == (3, 1)
+    # 4. It failed: two.
+    await third.append(b"status", b'"retrying"', failed=2)
+    fourth = await begun(mine, a_job(delivery=4))
+    assert (fourth.attempt, fourth.mark.failed) == (4, 2)
+    # 5. It died: three, which is the last.
+    exhausted = await met(a_job(delivery=5), Exhausted)
+    assert isinstance(exhausted, Exhausted)
+    error = {"code": "internal", "message": "died", "retryable": True}
+    await exhausted.record.append(b"error", orjson.dumps(error), failed=3)
+    # 6. It has its end, for whoever comes.
+    ended = await met(a_job(delivery=6), Ended)
+    assert isinstance(ended, Ended)
+    assert ended.entry.mark.failed == 3
+    await met(a_job(seq=9, delivery=1), Ended)
+    checked(await streams.record())
+
+
+async def test_where_the_record_cannot_be_written_no_attempt_is_made(streams: Broker, mine: Records) -> None:
+    await streams.js.delete_stream("AIOUT")
+    with pytest.raises(NatsError):
+        await mine.begin(a_job())
+
+
+async def _quiet(_: Exception) -> None:
+    """The link is cut on purpose."""

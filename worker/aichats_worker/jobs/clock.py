@@ -1,0 +1,45 @@
+"""What time it is for the broker, whose clock stamps the jobs: this machine's may be wrong, or be set in the middle."""
+
+import time
+from typing import Final
+
+import structlog
+
+from aichats_worker.jobs.messages import epoch
+
+log = structlog.get_logger(__name__)
+
+OFF_MAX_SECONDS: Final = 1.0
+
+
+class BrokerClock:
+    """Keeps the broker's time by this machine's monotonic clock, which nobody sets; the API's answers correct it."""
+
+    def __init__(self) -> None:
+        self._ahead: float | None = None  # of the monotonic clock
+        self._told = False
+
+    def learn(self, ts: str, asked: float, answered: float) -> None:
+        """Take in the time of an answer.
+
+        Args:
+            ts: As the broker's API has it.
+            asked: When the question went out, by time.monotonic().
+            answered: When the answer came.
+        """
+        self._ahead = epoch(ts) - (asked + answered) / 2
+        off = abs(self.offset()) > OFF_MAX_SECONDS
+        if off and not self._told:
+            log.warning(
+                "this machine's clock differs from the broker's; jobs go by the broker's",
+                seconds=round(self.offset(), 1),
+            )
+        self._told = off
+
+    def now(self) -> float:
+        """The broker's time, in seconds since 1970."""
+        return time.time() if self._ahead is None else time.monotonic() + self._ahead
+
+    def offset(self) -> float:
+        """By how many seconds this machine's clock is ahead of the broker's."""
+        return time.time() - self.now()

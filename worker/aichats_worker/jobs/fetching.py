@@ -1,0 +1,91 @@
+"""Fetches jobs of one kind: no more than there are free slots, and never in a hot loop."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+import structlog
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+
+from aichats_schemas.subjects import Kind
+from aichats_worker.jobs.mailbox import Mailbox, Pull
+from aichats_worker.jobs.streams import consumer_name
+from aichats_worker.request.slots import Slots
+
+log = structlog.get_logger(__name__)
+
+REQUEST_SECONDS: Final = 5.0
+# What was asked for and meets a worker that core requests have filled meanwhile is to be little.
+BATCH_MAX: Final = 64
+PAUSE_SECONDS: Final = 1.0
+STOP_TIMEOUT_SECONDS: Final = 1.0
+
+
+class Fetching:
+    """Asks the consumer of a kind for jobs, one request at a time.
+
+    Args:
+        mail: Where they come.
+        kind: `text` or `image`.
+        slots: Of the kind.
+        received: Gets each job as it comes; must not wait.
+    """
+
+    def __init__(self, mail: Mailbox, kind: Kind, slots: Slots, received: Callable[[Msg], object]) -> None:
+        self._kind = kind
+        self._slots = slots
+        self._received = received
+        self._changed = asyncio.Event()
+        self._pull = Pull(mail, mail.bus.subjects.jobs_stream, consumer_name(kind), self._got, seconds=REQUEST_SECONDS)
+        self._task: asyncio.Task[None] | None = None
+        slots.follow(self._changed.set)
+
+    @property
+    def trouble(self) -> str | None:
+        """Why no jobs can be fetched; None where they can."""
+        return self._pull.trouble
+
+    def start(self) -> None:
+        """Begin to fetch."""
+        self._task = asyncio.create_task(self._fetch(), name=f"fetch-{self._kind}")
+
+    def again(self) -> None:
+        """After a reconnect: the broker has forgotten what was asked."""
+        self._pull.again()
+        self._changed.set()
+
+    async def stop(self) -> None:
+        """Ask for no more. What still comes is handed over all the same."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task}, timeout=STOP_TIMEOUT_SECONDS)
+
+    def _got(self, message: Msg | None) -> None:
+        self._changed.set()
+        if message is not None:
+            self._received(message)
+
+    async def _fetch(self) -> None:
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(REQUEST_SECONDS):
+                    await self._changed.wait()
+            self._changed.clear()
+            self._pull.look()
+            if self._pull.trouble is not None:
+                log.warning("jobs cannot be fetched", kind=self._kind, reason=self._pull.trouble)
+                await asyncio.sleep(PAUSE_SECONDS)
+            batch = min(self._slots.free, BATCH_MAX)
+            if batch > 0 and not self._pull.outstanding:
+                await self._ask(batch)
+
+    async def _ask(self, batch: int) -> None:
+        try:
+            await self._pull.ask(batch)
+        except NatsError as error:
+            self._pull.again()
+            log.warning("jobs cannot be fetched", kind=self._kind, reason=str(error) or type(error).__name__)
+            await asyncio.sleep(PAUSE_SECONDS)
+            self._changed.set()

@@ -1,0 +1,135 @@
+"""The messages of one stream: what is stored, read from the leader, whose word counts."""
+
+from base64 import b64decode
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+
+from nats.js.errors import APIError, NotFoundError
+
+from aichats_worker.jobs.mailbox import Mailbox, judged
+
+WRONG_SEQUENCE: Final = 10071  # somebody else has written to the subject
+NO_MESSAGE: Final = 10037
+EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
+
+
+class Fenced(Exception):
+    """The broker did not store a message: another one is the last of its subject."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredMessage:
+    """One message of a stream.
+
+    Attributes:
+        seq: Its place in the stream.
+        subject: As it was published.
+        data: Its body.
+        headers: By exact name; values that are not UTF-8 with replacement characters.
+        time: When it was stored, in seconds since 1970 by the broker's clock.
+    """
+
+    seq: int
+    subject: str
+    data: bytes = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)
+    time: float
+
+
+class Messages:
+    """Reads and writes one stream.
+
+    Args:
+        mail: How the broker is asked.
+        stream: Its name.
+    """
+
+    def __init__(self, mail: Mailbox, stream: str) -> None:
+        self._mail = mail
+        self.stream = stream
+
+    @property
+    def max_payload(self) -> int:
+        """What a message may hold now, headers included, in bytes."""
+        return self._mail.nc.max_payload
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection is closed for good."""
+        return self._mail.nc.is_closed
+
+    async def last(self, subject: str) -> StoredMessage | None:
+        """Return the last message of a subject; None where there is none.
+
+        Raises:
+            nats.errors.Error: It cannot be found out.
+        """
+        return await self._get({"last_by_subj": subject})
+
+    async def next(self, subject: str, seq: int) -> StoredMessage | None:
+        """Return the first message of a subject from a place on; None where there is none.
+
+        Raises:
+            nats.errors.Error: It cannot be found out.
+        """
+        return await self._get({"seq": seq, "next_by_subj": subject})
+
+    async def delete(self, seq: int) -> None:
+        """Remove a message. One that is not there any more is no error.
+
+        Raises:
+            nats.errors.Error: It may still be there.
+        """
+        try:
+            await self._mail.api(f"STREAM.MSG.DELETE.{self.stream}", {"seq": seq, "no_erase": True})
+        except APIError as error:
+            if error.err_code not in (NO_MESSAGE, 10043) and not isinstance(error, NotFoundError):
+                raise
+
+    async def publish(
+        self, subject: str, data: bytes, headers: Mapping[str, str], *, expected: int, timeout_seconds: float
+    ) -> int:
+        """Store a message behind the one that is expected to be the last of its subject. Returns its place.
+
+        Raises:
+            Fenced: Another one is the last.
+            nats.errors.Error: Whether it is stored is not known.
+        """
+        fenced = {**headers, EXPECTED: str(expected)}
+        answer = await self._mail.ask(subject, data, headers=fenced, timeout_seconds=timeout_seconds)
+        try:
+            return int(judged(answer.data)["seq"])
+        except APIError as error:
+            if error.err_code == WRONG_SEQUENCE:
+                raise Fenced from None
+            raise
+
+    async def _get(self, request: dict[str, Any]) -> StoredMessage | None:
+        try:
+            answer = await self._mail.api(f"STREAM.MSG.GET.{self.stream}", request)
+        except NotFoundError as error:
+            if error.err_code == NO_MESSAGE:
+                return None
+            raise  # the stream itself is gone
+        found = answer["message"]
+        return StoredMessage(
+            seq=int(found["seq"]),
+            subject=found["subject"],
+            data=b64decode(found.get("data", "")),
+            headers=_headers(b64decode(found.get("hdrs", ""))),
+            time=epoch(found["time"]),
+        )
+
+
+def epoch(text: str) -> float:
+    """Turn the broker's RFC 3339 into seconds since 1970. Python 3.11 reads no more than six digits of a second."""
+    whole, _, fraction = text.removesuffix("Z").partition(".")
+    return datetime.fromisoformat(f"{whole}+00:00").timestamp() + float(f"0.{fraction or 0}")
+
+
+def _headers(raw: bytes) -> dict[str, str]:
+    lines = raw.decode(errors="replace").split("\r\n")[1:]
+    pairs = (line.partition(":") for line in lines if line)
+    return {name: value.strip() for name, _, value in pairs}

@@ -1,0 +1,151 @@
+"""Serves jobs as soon as JetStream lets it, and stops: what the composition root calls."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from typing import Final
+
+import structlog
+from faststream.nats import NatsBroker
+from nats.errors import Error as NatsError
+
+from aichats_schemas.subjects import KINDS, Kind
+from aichats_worker.jobs.fetching import Fetching
+from aichats_worker.jobs.mailbox import Mailbox
+from aichats_worker.jobs.provision import ProvisionRefused
+from aichats_worker.jobs.streams import consumer_name
+from aichats_worker.jobs.work import Jobs
+from aichats_worker.request.call import MODELS
+from aichats_worker.request.slots import Slots
+
+log = structlog.get_logger(__name__)
+
+RETRY_SECONDS: Final = 5.0
+LOOK_SECONDS: Final = 5.0  # at the consumers: what their ack_wait is now, and what time it is for the broker
+STOP_TIMEOUT_SECONDS: Final = 1.0
+
+
+class Serving:
+    """The jobs' place in this worker.
+
+    Args:
+        jobs: Takes them.
+        mail: How the broker is asked.
+        slots: Of each kind.
+        prepare: Makes the streams and consumers, or looks at them; called before each try to serve.
+        opened: Called once before the first job is fetched.
+    """
+
+    def __init__(
+        self,
+        jobs: Jobs,
+        mail: Mailbox,
+        slots: Mapping[Kind, Slots],
+        *,
+        prepare: Callable[[], Awaitable[None]],
+        opened: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._jobs = jobs
+        self._mail = mail
+        self._intake = Mailbox(mail.bus)  # of its own: it goes first
+        self._slots = slots
+        self._prepare = prepare
+        self._opened = opened
+        self._fetching: list[Fetching] = []
+        self._task: asyncio.Task[None] | None = None
+        self.served = asyncio.Event()
+
+    def start(self) -> None:
+        """Begin to try; core requests are served meanwhile."""
+        self._task = asyncio.create_task(self._serve(), name="serve-jobs")
+
+    def again(self) -> None:
+        """After a reconnect: ask for jobs anew."""
+        for fetching in self._fetching:
+            fetching.again()
+
+    def trouble(self) -> str | None:
+        """Return why no jobs are served; None where they are."""
+        if not self.served.is_set():
+            return "jobs are not served yet"
+        return next((fetching.trouble for fetching in self._fetching if fetching.trouble), None)
+
+    async def leave(self) -> None:
+        """Fetch no more jobs; one that comes while this waits is given back, one that was just taken is run."""
+        self._jobs.leave()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task}, timeout=STOP_TIMEOUT_SECONDS)
+        await asyncio.gather(*(fetching.stop() for fetching in self._fetching))
+        try:
+            await self._intake.stop()
+        except (NatsError, TimeoutError) as error:
+            log.warning("jobs left without the broker's word", error=type(error).__name__)
+
+    async def stop(self) -> None:
+        """Let go of what is left, after all jobs have ended."""
+        await self._jobs.leases.stop()
+
+    async def _serve(self) -> None:
+        while not await self._open():  # noqa: ASYNC110 - nothing tells when JetStream is there
+            await asyncio.sleep(RETRY_SECONDS)
+        self._jobs.leases.start()
+        for fetching in self._fetching:
+            fetching.start()
+        self.served.set()
+        log.info("jobs are served")
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            with suppress(NatsError):
+                await self._look()
+
+    async def _open(self) -> bool:
+        try:
+            await self._prepare()
+            await self._look()
+            if not self._fetching:
+                await self._intake.start()
+                await self._opened()
+                self._fetching = [self._fetch(kind) for kind in KINDS]
+        except ProvisionRefused as error:
+            log.error("jobs are not served: their streams differ from what is wanted", changes=str(error))  # noqa: TRY400 - the changes say it all
+        except (NatsError, TimeoutError) as error:
+            reason = str(error) or type(error).__name__
+            log.warning("jobs are not served yet: turn JetStream on, or set WORKER_JOBS=off", error=reason)
+        else:
+            return True
+        return False
+
+    def _fetch(self, kind: Kind) -> Fetching:
+        return Fetching(self._intake, kind, self._slots[kind], lambda message: self._jobs.received(message, kind))
+
+    async def _look(self) -> None:
+        """Learn the consumers' ack_wait, and the broker's time.
+
+        Raises:
+            nats.errors.Error: The broker does not say.
+        """
+        for kind in KINDS:
+            asked = time.monotonic()
+            call = f"CONSUMER.INFO.{self._mail.bus.subjects.jobs_stream}.{consumer_name(kind)}"
+            info = await self._mail.api(call)
+            self._jobs.clock.learn(info["ts"], asked, time.monotonic())
+            self._jobs.leases.follow(kind, info["config"]["ack_wait"] / 1e9)
+
+
+def describe(broker: NatsBroker, subjects_job: Callable[[Kind], str]) -> None:
+    """Declare the jobs' channels for AsyncAPI. They are not FastStream's to fetch: it costs a job 1 ms of CPU."""
+    for kind in KINDS:
+
+        async def handle(body: object) -> None:
+            """Nobody calls it."""
+
+        handle.__annotations__["body"] = MODELS[kind]
+        subscriber = broker.subscriber(
+            subjects_job(kind),
+            no_reply=True,
+            title=f"job-{kind}",
+            description="A job, submitted with a JetStream publish; `*` are the tenant and the id.",
+        )
+        subscriber(handle)

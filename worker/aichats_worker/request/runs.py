@@ -1,0 +1,117 @@
+"""Requests at work in this process, each until its end is out, and the one way to stop one."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, Final
+
+from aichats_worker.errors import Abandoned, ShuttingDown, WorkerError
+from aichats_worker.request.call import Call
+from aichats_worker.request.outcome import Outcome
+
+# After a stop, how long requests get to publish their ends before the connection is closed under them.
+STOP_TIMEOUT_SECONDS: Final = 5.0
+
+
+class Run:
+    """A request at work, and the one way to stop it: deadline, cancel, shutdown, a requester that went away.
+
+    A stop is a cause and a cancellation. The cause is kept apart since nats-py's publish swallows a cancellation under
+    back-pressure: check() after each publish finds it all the same. Before begin() nothing is cancelled: the cause
+    waits for it.
+    """
+
+    __slots__ = ("_cause", "_ended", "_over", "_task", "call")
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
+        self._task: asyncio.Task[Any] | None = None
+        self._cause: WorkerError | Abandoned | None = None
+        self._over = False
+        self._ended: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+
+    def begin(self) -> None:
+        """From here on a stop cancels the task that calls this.
+
+        Raises:
+            WorkerError, Abandoned: It was stopped before.
+        """
+        self._task = asyncio.current_task()
+        self.check()
+
+    def stop(self, cause: WorkerError | Abandoned) -> bool:
+        """Stop the request with `cause` as its outcome. False where it is over or is being stopped already."""
+        if self._cause is not None or self._over:
+            return False
+        self._cause = cause
+        if self._task is not None:
+            self._task.cancel()
+        return True
+
+    def check(self) -> None:
+        """Raise the cause of a stop whose cancellation was swallowed."""
+        if self._cause is not None:
+            raise self._cause
+
+    def over(self) -> WorkerError | Abandoned | None:
+        """From here on nothing stops the request: return the cause of a stop, and forget its cancellation."""
+        self._over = True
+        while self._task is not None and self._task.cancelling():
+            self._task.uncancel()
+        return self._cause
+
+    def end(self, outcome: Outcome) -> None:
+        """Its end is out: tell whoever waits for it."""
+        self._over = True
+        if not self._ended.done():
+            self._ended.set_result(outcome)
+
+    async def ended(self) -> Outcome:
+        """Wait until its end is out, and return what it came to."""
+        return await asyncio.shield(self._ended)
+
+
+class Runs:
+    """All of them, by tenant and id, and the tasks that they are in."""
+
+    def __init__(self) -> None:
+        self._runs: dict[tuple[str, str], Run] = {}
+        self._aside: dict[tuple[str, str], Run] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def spawn(self, work: Coroutine[Any, Any, object], name: str) -> None:
+        """Run a coroutine in a task of its own, which a drain waits for."""
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def claim(self, run: Run) -> bool:
+        """Take the run's tenant and id. False where another run has them."""
+        return self._runs.setdefault((run.call.tenant, run.call.id), run) is run
+
+    def step_aside(self, run: Run) -> None:
+        """Let the next one of that tenant and id come, and be found all the same until release()."""
+        key = run.call.tenant, run.call.id
+        if self._runs.get(key) is run:
+            self._aside[key] = self._runs.pop(key)
+
+    def release(self, run: Run) -> None:
+        """Let the next one of that tenant and id come. Does nothing the second time."""
+        key = run.call.tenant, run.call.id
+        for runs in (self._runs, self._aside):
+            if runs.get(key) is run:
+                del runs[key]
+
+    def find(self, tenant: str, request_id: str) -> Run | None:
+        """Return what runs here under a tenant and an id."""
+        key = tenant, request_id
+        return self._runs.get(key) or self._aside.get(key)
+
+    async def drain(self, timeout_seconds: float) -> int:
+        """Wait for all of them; stop what is left after `timeout_seconds`. Returns how many were cut off."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=timeout_seconds)
+        cause = ShuttingDown("this worker is shutting down; send the request again")
+        cut = sum(run.stop(cause) for run in list(self._runs.values()))
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=STOP_TIMEOUT_SECONDS)
+        return cut

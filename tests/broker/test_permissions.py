@@ -16,8 +16,7 @@ from nats.errors import Error as NatsError
 from nats.errors import NoRespondersError
 from nats.js import JetStreamContext
 
-from aichats_client import Answer, ask, cancel, resume, stream, submit
-from aichats_client.stream import NoWorker
+from aichats_client import Answer, NoWorker, ask, cancel, resume, stream, submit
 from aichats_schemas import StreamEvent, parse_event
 from aichats_worker.broker.patches.subscribing import settle
 from aichats_worker.simulator.answers import image as simulated_image

@@ -7,7 +7,7 @@ from cloudcoil.models.keda.v1alpha1 import ScaledObject
 from cloudcoil.models.prometheus_operator.v1 import PodMonitor
 from kubernetes_validate.utils import validate
 
-from aichats_worker.commands.line import STATUS_ERROR, STATUS_USAGE
+from aichats_worker.commands.manners import STATUS_ERROR, STATUS_USAGE
 from tests.chart.conftest import Objects, Render, container, deployment, environment, the
 
 # The oldest that Chart.yaml allows, one in the middle, and the newest that the schemas know.

@@ -1,0 +1,136 @@
+"""One run: everything is started, shaken, left to settle, read and judged."""
+
+import asyncio
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Final
+
+from nats.aio.client import Client
+
+from benchmarks.chaos.cluster import Cluster, connected, persist
+from benchmarks.chaos.evidence import Evidence, Stored, read_letters, read_records
+from benchmarks.chaos.faults import Faults
+from benchmarks.chaos.fleet import Fleet
+from benchmarks.chaos.judge import Violation, cases, figures, violations
+from benchmarks.chaos.plan import ACK_WAIT_SECONDS, Job, Plan, Scale, planned
+from benchmarks.chaos.provider import Provider
+from benchmarks.chaos.requesters import Requesters
+
+SETTLE_SECONDS: Final = 180.0  # beyond the plan's own time, until the queue must be empty
+REPLAY_SECONDS: Final = 240.0
+REPLAYS_AT_ONCE: Final = 32
+SHOWN: Final = 10
+
+
+async def run(seed: int, scale: Scale) -> bool:
+    """Run once, and print the report. True where nothing was violated."""
+    plan, began = planned(seed, scale), time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="chaos-", ignore_cleanup_errors=True) as directory:
+        evidence, done = await _shaken(plan, Path(directory))
+    found, counted = [Violation("-", rule) for rule in evidence.wrong], Counter[str]()
+    found += [Violation(job, "left in the queue") for job in evidence.left]
+    known = {job.id for job in plan.jobs}
+    found += [Violation(job, "nobody submitted it") for job in {*evidence.records, *evidence.letters} - known]
+    for case in cases(plan, evidence):
+        found += violations(case)
+        counted += figures(case)
+    _report(plan, found, counted + done, time.monotonic() - began)
+    _show(found, evidence)
+    return not found
+
+
+async def _shaken(plan: Plan, directory: Path) -> tuple[Evidence, Counter[str]]:
+    evidence, provider = Evidence(), Provider(plan.jobs)
+    async with AsyncExitStack() as stack:
+        await provider.start()
+        stack.push_async_callback(provider.close)
+        cluster = await stack.enter_async_context(Cluster(directory))
+        await cluster.provision()
+        clients = await _clients(cluster, stack)
+        fleet = Fleet(directory, provider.url, cluster.brokers, plan.clocks)
+        stack.push_async_callback(fleet.close)
+        await fleet.start()
+        faults = Faults(plan, cluster, fleet, clients[0])
+        requesters = Requesters(clients, faults.calm, evidence)
+        await requesters.open()
+        await _shake(plan, faults, requesters, evidence)
+        evidence.left = await _queued(clients[0])
+        await _read(plan.jobs, clients[0], requesters, evidence)
+    evidence.calls = provider.calls
+    evidence.wrong += fleet.wrong
+    return evidence, faults.done + fleet.done
+
+
+async def _clients(cluster: Cluster, stack: AsyncExitStack) -> Sequence[Client]:
+    """Connect to each broker, with the others to go to when it is away."""
+    clients = []
+    for broker in cluster.brokers:
+        others = [other.url for other in cluster.brokers if other is not broker]
+        clients.append(await connected(",".join([broker.url, *others])))
+        stack.push_async_callback(clients[-1].close)
+    return clients
+
+
+async def _shake(plan: Plan, faults: Faults, requesters: Requesters, evidence: Evidence) -> None:
+    """Let it all happen, until every reader has its end and the queue is empty; or too long."""
+    started = time.monotonic()
+    try:
+        async with asyncio.timeout(3 * plan.scale.seconds + SETTLE_SECONDS):
+            async with asyncio.TaskGroup() as group:
+                group.create_task(faults.run(started))
+                group.create_task(requesters.run(plan.jobs, started))
+            while await _queued(requesters.client):
+                await asyncio.sleep(0.5)
+            await asyncio.sleep(ACK_WAIT_SECONDS + 1)  # whoever was away and is back says what he has to say
+    except TimeoutError:
+        evidence.wrong.append("not all jobs and readers came to their end in time")
+
+
+async def _queued(nc: Client) -> list[str]:
+    info = await persist(nc, "STREAM.INFO.AIJOBS", {"subjects_filter": ">"})
+    return [subject.rpartition(".")[2] for subject in info["state"].get("subjects") or ()]
+
+
+async def _read(jobs: Sequence[Job], nc: Client, requesters: Requesters, evidence: Evidence) -> None:
+    """Read everything twice: through `resume`, and out of the streams."""
+    places = asyncio.Semaphore(REPLAYS_AT_ONCE)
+
+    async def replayed(job: Job) -> None:
+        async with places:
+            await requesters.replay(job)
+
+    try:
+        async with asyncio.timeout(REPLAY_SECONDS), asyncio.TaskGroup() as group:
+            for job in jobs:
+                group.create_task(replayed(job))
+    except TimeoutError:
+        evidence.wrong.append(f"not all records could be resumed within {REPLAY_SECONDS:g} s")
+    evidence.records, evidence.letters = await read_records(nc), await read_letters(nc)
+    if late := requesters.answered_twice():
+        evidence.wrong.append(f"{late} messages came after the last one of a reply")
+
+
+def _report(plan: Plan, found: list[Violation], counted: Counter[str], seconds: float) -> None:
+    told = ", ".join(f"{name}: {count}" for name, count in sorted((+counted).items()))
+    print(f"seed {plan.seed}: {len(found)} violations, {len(plan.jobs)} jobs in {seconds:.0f} s; {told}")
+
+
+def _show(found: list[Violation], evidence: Evidence) -> None:
+    """Print each violation; the first ones of each rule with all that is stored of the job."""
+    shown = Counter[str]()
+    for violation in found:
+        shown[violation.rule] += 1
+        if shown[violation.rule] <= SHOWN:
+            print(f"VIOLATION {violation.id}: {violation.rule}. {violation.detail}")
+            print(*(f"    {_line(stored)}" for stored in evidence.records.get(violation.id, ())), sep="\n")
+    for rule, count in shown.items():
+        print(f"  {count} x {rule}")
+
+
+def _line(stored: Stored) -> str:
+    event = stored.event
+    return f"{stored.time:.3f} ({event['attempt']}, {event['seq']}) {event['type']} {str(event.get('data'))[:300]}"

@@ -95,6 +95,7 @@ class Evidence:
         calls: What the provider did at each call.
         left: Jobs that are still queued.
         wrong: What is wrong beside all jobs.
+        story: What happened: from when to when, and what.
     """
 
     sent: dict[str, float] = field(default_factory=dict)
@@ -108,6 +109,7 @@ class Evidence:
     calls: dict[str, list[str]] = field(default_factory=dict)
     left: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
+    story: list[tuple[float, float, str]] = field(default_factory=list)
 
 
 def place(event: Event) -> Point:

@@ -23,10 +23,12 @@ class Faults:
 
     Attributes:
         done: How often, by kind.
+        story: What happened: from when to when, and what.
     """
 
     def __init__(self, plan: Plan, cluster: Cluster, fleet: Fleet, nc: Client) -> None:
         self.done: Counter[str] = Counter()
+        self.story: list[tuple[float, float, str]] = []
         self._plan = plan
         self._cluster = cluster
         self._fleet = fleet
@@ -49,24 +51,27 @@ class Faults:
     async def _brokers(self, started: float) -> None:
         for blow in self._plan.brokers:
             await _until(started + blow.at)
-            await self._on_broker(blow)
-            self.done[blow.what] += 1
+            with self._told(blow, blow.stream):
+                await self._on_broker(blow)
 
     async def _on_worker(self, blow: Blow, worker: Worker) -> None:
-        with self._fleet.held(worker):
+        with self._fleet.held(worker), self._told(blow, f"{worker.process.http_port}"):
             match blow.what:
                 case "worker killed":
                     with self._roughly():
                         await self._fleet.end(worker)
                     await self._fleet.more()
                 case "worker rolled":
-                    await self._fleet.more()
-                    await self._fleet.end(worker, gently=True)
+                    await self._fleet.roll(worker)
+                case "all workers rolled":
+                    await self._fleet.roll(worker)
+                    for each in self._fleet.free():
+                        if each in self._fleet.free():  # still
+                            await self._fleet.roll(each)
                 case "worker frozen":
                     await self._freeze(worker, blow.seconds)
                 case _:
                     await self._cut_off(worker, blow)
-        self.done[blow.what] += 1
 
     async def _freeze(self, worker: Worker, seconds: float) -> None:
         with self._roughly():
@@ -139,6 +144,13 @@ class Faults:
             subject = f"CONSUMER.LEADER.STEPDOWN.AIJOBS.{CONSUMERS[0]}"
         with suppress(ApiError):  # there is none
             await api(self._nc, subject)
+
+    @contextmanager
+    def _told(self, blow: Blow, whom: str) -> Iterator[None]:
+        begin = time.time()
+        yield
+        self.done[blow.what] += 1
+        self.story.append((begin, time.time(), f"{blow.what} ({whom}, {blow.seconds:.1f} s, {blow.way})"))
 
     @contextmanager
     def _roughly(self) -> Iterator[None]:

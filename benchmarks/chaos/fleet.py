@@ -138,11 +138,21 @@ class Fleet:
             self.wrong.append(f"a worker did not get ready, status {worker.ended}: {worker.process.log[-2000:]}")
         self._busy.discard(worker)
 
+    async def roll(self, worker: Worker) -> None:
+        """Replace one: the new one is ready before the old one is asked to stop."""
+        with self.held(worker):
+            await self.more()
+            await self.end(worker, gently=True)
+
     async def chosen(self, pick: float) -> Worker:
         """Wait for a worker that nothing befalls at the moment, and return it."""
-        while not (free := [worker for worker in self._workers if worker not in self._busy]):
+        while not (free := self.free()):
             await asyncio.sleep(0.1)
         return free[int(pick * len(free))]
+
+    def free(self) -> list[Worker]:
+        """Return those that nothing befalls at the moment."""
+        return [worker for worker in self._workers if worker not in self._busy]
 
     @contextmanager
     def held(self, worker: Worker) -> Iterator[None]:

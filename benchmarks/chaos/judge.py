@@ -1,5 +1,6 @@
 """Holds every job against the contract, by what is known from outside. No I/O."""
 
+import base64
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from benchmarks.chaos.evidence import (
 )
 from benchmarks.chaos.fleet import ATTEMPTS_MAX
 from benchmarks.chaos.plan import REFUSALS, Job, Plan
-from benchmarks.chaos.provider import PROMPT, words
+from benchmarks.chaos.provider import PROMPT, picture, words
 
 SLACK_SECONDS: Final = 0.25  # between the broker's storing and a requester's hearing of it
 BUDGET_SECONDS: Final = 600.0
@@ -65,14 +66,15 @@ class Case:
         return str(end.event["data"]["code"]) if end is not None and end.event["type"] == "error" else ""
 
     @property
-    def failures(self) -> int:
-        """Attempts that count: all but those that were given back, were cancelled or ended well."""
-        counted = 0
-        for events in attempts(self.record):
-            last = events[-1]
-            ended = last["type"] == "done" or (last["type"] == "error" and last["data"]["code"] == "cancelled")
-            counted += events[0]["data"] == "started" and last["data"] != "given_back" and not ended
-        return counted
+    def failed(self) -> list[bool]:
+        """For each attempt that began, whether it counts: not if given back, cancelled or ended well."""
+        begun = [events[-1] for events in attempts(self.record) if events[0]["data"] == "started"]
+        return [
+            last["data"] != "given_back"
+            and last["type"] != "done"
+            and not (last["type"] == "error" and last["data"]["code"] == "cancelled")
+            for last in begun
+        ]
 
 
 def cases(plan: Plan, evidence: Evidence) -> Iterator[Case]:
@@ -143,10 +145,8 @@ def _answer(case: Case) -> Iterator[str]:
     if end is None or end.event["type"] != "done":
         return
     last = [stored.event for stored in case.record if stored.event["attempt"] == end.event["attempt"]]
-    said = "".join(event["data"] for event in last if event["type"] == "response")
-    whole = {"".join(words(case.job, n)) for n, outcome in enumerate(case.calls, 1) if outcome == "ok"}
-    if said not in whole:
-        yield f"it says {said!r}"
+    if _said(last) not in {_answered(case.job, call) for call, outcome in enumerate(case.calls, 1) if outcome == "ok"}:
+        yield f"it says {_said(last)[:1000]!r}"
     if end.event["data"]["last_seq"] != end.event["seq"]:
         yield f"last_seq is {end.event['data']['last_seq']}, its own is {end.event['seq']}"
     waited, most = end.event["data"]["timing"]["queued_ms"] / 1000, end.time - case.sent
@@ -154,11 +154,20 @@ def _answer(case: Case) -> Iterator[str]:
         yield f"it says {waited} s of waiting, of {most} s in all"
 
 
+def _said(events: list[Event]) -> bytes:
+    images = [base64.b64decode(event["data"]["b64"]) for event in events if event["type"] == "image"]
+    return b"".join(images) or "".join(event["data"] for event in events if event["type"] == "response").encode()
+
+
+def _answered(job: Job, call: int) -> bytes:
+    return picture(job, call) if job.kind == "image" else "".join(words(job, call)).encode()
+
+
 def _explained(case: Case) -> Iterator[str]:
     """An end is done, cancelled by somebody, refused by the provider, late, or the last of the attempts."""
-    failures, code, end = case.failures, case.code, case.end
-    if failures > ATTEMPTS_MAX:
-        yield f"{failures} attempts failed"
+    failures, code, end = sum(case.failed), case.code, case.end
+    if sum(case.failed[:-1]) >= ATTEMPTS_MAX:
+        yield f"an attempt began after {sum(case.failed[:-1])} that failed"
     if end is None or not code:
         return
     passed = end.time - case.sent >= (case.job.budget or BUDGET_SECONDS) - SLACK_SECONDS
@@ -183,7 +192,7 @@ def _letters(case: Case) -> Iterator[str]:
     if found != wanted:
         yield f"letters {found}, and the end {case.code or 'is no error'!r}"
     for letter in case.letters:
-        if letter.kind != "text" or PROMPT + case.job.id != orjson.loads(letter.body).get("prompt"):
+        if letter.kind != case.job.kind or PROMPT + case.job.id != orjson.loads(letter.body).get("prompt"):
             yield f"the letter holds {letter.kind} {letter.body[:200]!r}"
 
 
@@ -228,6 +237,7 @@ def figures(case: Case) -> Counter[str]:
         found[f"attempts {last if last in LEFT_AGAIN else 'died'}"] += 1
     for cancel in case.cancels:
         found[f"cancels told {cancel.answer}"] += 1
+        found["cancels later than a second, no fault near"] += cancel.calm and cancel.replied - cancel.sent > 1
     found["readings"] = len(case.readings)
     found["readings asked again"] = sum(reading.asked > 1 for reading in case.readings)
     return found

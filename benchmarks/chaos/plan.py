@@ -18,7 +18,7 @@ REFUSALS: Final = {"400": "invalid_request", "413": "too_large"}
 STREAMS: Final = ("AIOUT", "AIJOBS", "AIDEAD")
 
 Fault = Literal[
-    "worker killed", "worker frozen", "worker cut off", "worker rolled",
+    "worker killed", "worker frozen", "worker cut off", "worker rolled", "all workers rolled",
     "broker killed", "broker frozen", "quorum away", "stream full", "leader moved",
 ]  # fmt: skip
 
@@ -70,6 +70,7 @@ class Job:
         resumes: When a reader begins to read it, likewise.
         again: When it is submitted a second time, likewise; None for never.
         copied: It names a `reply_to`.
+        kind: `text`, or `image`, whose answer comes at once and whole.
     """
 
     id: str
@@ -82,6 +83,7 @@ class Job:
     resumes: tuple[float, ...] = ()
     again: float | None = None
     copied: bool = False
+    kind: Literal["text", "image"] = "text"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,17 +136,19 @@ def planned(seed: int, scale: Scale) -> Plan:
 
 def _job(dice: random.Random, number: int, scale: Scale) -> Job:
     words, pause = _length(dice)
+    image = dice.random() < 0.05
     return Job(
         id=f"j{number}",
         at=number * scale.seconds / scale.jobs,
         words=words,
         pause=pause,
-        outcomes=_outcomes(dice),
+        outcomes=tuple(outcome for outcome in _outcomes(dice) if not (image and outcome == "stall")),
         budget=dice.uniform(2, 6) if dice.random() < 0.02 else None,
         cancels=_moments(dice) if dice.random() < 0.08 else (),
         resumes=_moments(dice) if dice.random() < 0.12 else (),
         again=dice.expovariate(0.3) if dice.random() < 0.03 else None,
         copied=dice.random() < 0.1,
+        kind="image" if image else "text",
     )
 
 
@@ -157,6 +161,7 @@ def _certain() -> tuple[Job, ...]:
         Job("hopeless", 0.5, words=5, pause=0.1, outcomes=HOPELESS, resumes=(0.0,)),
         Job("refused", 0.5, words=5, pause=0.1, outcomes=("400",)),
         Job("copied", 0.5, words=20, pause=0.1, copied=True),
+        Job("drawn", 0.5, words=1, pause=0.5, outcomes=("cut",), resumes=(0.0,), kind="image"),
     )
 
 
@@ -200,6 +205,7 @@ def _worker_blows(dice: random.Random, scale: Scale) -> tuple[Blow, ...]:
         "worker frozen": max(1, scale.kills // 4),
         "worker cut off": max(1, scale.kills // 3),
         "worker rolled": max(1, scale.kills // 5),
+        "all workers rolled": scale.kills // 20,
     }
     return tuple(
         Blow(

@@ -1,6 +1,7 @@
 """A provider that fails as the plan says. Each call of a job has a text of its own, so that a splice is seen."""
 
 import asyncio
+import base64
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, Final
@@ -18,6 +19,11 @@ STATUSES: Final = {"503": 503, "429": 429, "400": 400, "413": 413}
 def words(job: Job, call: int) -> list[str]:
     """Return what the provider says at a job's call of this number, from 1 on."""
     return [f"{job.id}.{call}.{number};" for number in range(job.words)]
+
+
+def picture(job: Job, call: int) -> bytes:
+    """Return the image that it draws at that call: its type is right, and it is no other call's."""
+    return b"GIF89a" + f"{job.id}.{call}".encode() * 100
 
 
 class Provider:
@@ -57,7 +63,15 @@ class Provider:
         if outcome in STATUSES:
             headers = {"Retry-After": "1"} if outcome == "429" else {}
             return web.json_response({"error": {"message": "as planned"}}, status=STATUSES[outcome], headers=headers)
+        if job.kind == "image":
+            return await self._draw(request, job, len(calls), outcome)
         return await self._stream(request, job, words(job, len(calls)), outcome)
+
+    async def _draw(self, request: web.Request, job: Job, call: int, outcome: str) -> web.StreamResponse:
+        await asyncio.sleep(job.pause)
+        if outcome != "ok" and request.transport is not None:
+            request.transport.abort()
+        return web.json_response({"data": [{"b64_json": base64.b64encode(picture(job, call)).decode()}]})
 
     async def _stream(self, request: web.Request, job: Job, said: list[str], outcome: str) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})

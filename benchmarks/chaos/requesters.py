@@ -97,7 +97,7 @@ class Requesters:
         if job.budget is not None:
             body["timeout_seconds"] = job.budget
         headers = {"reply_to": f"{COPIES}.{job.id}"} if job.copied else None
-        subject = f"ai.v1.job.text.{TENANT}.{job.id}"
+        subject = f"ai.v1.job.{job.kind}.{TENANT}.{job.id}"
         try:
             answer = await self._next().nc.request(
                 subject, orjson.dumps(body), timeout=SUBMIT_TIMEOUT_SECONDS, headers=headers

@@ -1,6 +1,7 @@
 """One run: everything is started, shaken, left to settle, read and judged."""
 
 import asyncio
+import shutil
 import tempfile
 import time
 from collections import Counter
@@ -12,25 +13,29 @@ from typing import Final
 from nats.aio.client import Client
 
 from benchmarks.chaos.cluster import Cluster, connected, persist
-from benchmarks.chaos.evidence import Evidence, Stored, read_letters, read_records
+from benchmarks.chaos.evidence import Evidence, read_letters, read_records
 from benchmarks.chaos.faults import Faults
 from benchmarks.chaos.fleet import Fleet
 from benchmarks.chaos.judge import Violation, cases, figures, violations
 from benchmarks.chaos.plan import ACK_WAIT_SECONDS, Job, Plan, Scale, planned
 from benchmarks.chaos.provider import Provider
+from benchmarks.chaos.report import report, show
 from benchmarks.chaos.requesters import Requesters
 
 SETTLE_SECONDS: Final = 180.0  # beyond the plan's own time, until the queue must be empty
 REPLAY_SECONDS: Final = 240.0
 REPLAYS_AT_ONCE: Final = 32
-SHOWN: Final = 10
 
 
 async def run(seed: int, scale: Scale) -> bool:
     """Run once, and print the report. True where nothing was violated."""
     plan, began = planned(seed, scale), time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="chaos-", ignore_cleanup_errors=True) as directory:
-        evidence, done = await _shaken(plan, Path(directory))
+    directory = Path(tempfile.mkdtemp(prefix="chaos-"))
+    try:
+        evidence, done = await _shaken(plan, directory)
+    except BaseException:
+        _tidy(directory, logs_too=True)
+        raise
     found, counted = [Violation("-", rule) for rule in evidence.wrong], Counter[str]()
     found += [Violation(job, "left in the queue") for job in evidence.left]
     known = {job.id for job in plan.jobs}
@@ -38,9 +43,17 @@ async def run(seed: int, scale: Scale) -> bool:
     for case in cases(plan, evidence):
         found += violations(case)
         counted += figures(case)
-    _report(plan, found, counted + done, time.monotonic() - began)
-    _show(found, evidence)
+    report(plan, found, counted + done, time.monotonic() - began)
+    if found:
+        show(found, {case.job.id: case for case in cases(plan, evidence)}, evidence.story)
+        print(f"  the logs are in {directory}")
+    _tidy(directory, logs_too=not found)
     return not found
+
+
+def _tidy(directory: Path, *, logs_too: bool) -> None:
+    for path in [directory] if logs_too else directory.glob("b?"):  # what the brokers stored is large
+        shutil.rmtree(path)
 
 
 async def _shaken(plan: Plan, directory: Path) -> tuple[Evidence, Counter[str]]:
@@ -62,6 +75,7 @@ async def _shaken(plan: Plan, directory: Path) -> tuple[Evidence, Counter[str]]:
         await _read(plan.jobs, clients[0], requesters, evidence)
     evidence.calls = provider.calls
     evidence.wrong += fleet.wrong
+    evidence.story = sorted(faults.story)
     return evidence, faults.done + fleet.done
 
 
@@ -112,25 +126,3 @@ async def _read(jobs: Sequence[Job], nc: Client, requesters: Requesters, evidenc
     evidence.records, evidence.letters = await read_records(nc), await read_letters(nc)
     if late := requesters.answered_twice():
         evidence.wrong.append(f"{late} messages came after the last one of a reply")
-
-
-def _report(plan: Plan, found: list[Violation], counted: Counter[str], seconds: float) -> None:
-    told = ", ".join(f"{name}: {count}" for name, count in sorted((+counted).items()))
-    print(f"seed {plan.seed}: {len(found)} violations, {len(plan.jobs)} jobs in {seconds:.0f} s; {told}")
-
-
-def _show(found: list[Violation], evidence: Evidence) -> None:
-    """Print each violation; the first ones of each rule with all that is stored of the job."""
-    shown = Counter[str]()
-    for violation in found:
-        shown[violation.rule] += 1
-        if shown[violation.rule] <= SHOWN:
-            print(f"VIOLATION {violation.id}: {violation.rule}. {violation.detail}")
-            print(*(f"    {_line(stored)}" for stored in evidence.records.get(violation.id, ())), sep="\n")
-    for rule, count in shown.items():
-        print(f"  {count} x {rule}")
-
-
-def _line(stored: Stored) -> str:
-    event = stored.event
-    return f"{stored.time:.3f} ({event['attempt']}, {event['seq']}) {event['type']} {str(event.get('data'))[:300]}"

@@ -87,7 +87,8 @@ class Requesters:
         deadline = time.monotonic() + SUBMIT_SECONDS
         while time.monotonic() < deadline:
             answer = await self._publish(job)
-            if "seq" in answer or "per subject" in answer.get("error", {}).get("description", ""):
+            refusal = answer.get("error")  # a refusal has a seq of 0 beside it
+            if (answer and not refusal) or "per subject" in (refusal or {}).get("description", ""):
                 return True  # stored; or it was before, and the acknowledgement was lost
             await asyncio.sleep(0.2)
         return False

@@ -67,7 +67,7 @@ class Faults:
                     await self._fleet.roll(worker)
                     for each in self._fleet.free():
                         if each in self._fleet.free():  # still
-                            await self._fleet.roll(each)
+                            await self._fleet.roll(each)  # no fewer are there meanwhile
                 case "worker frozen":
                     await self._freeze(worker, blow.seconds)
                 case _:

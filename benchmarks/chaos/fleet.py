@@ -145,8 +145,8 @@ class Fleet:
             await self.end(worker, gently=True)
 
     async def chosen(self, pick: float) -> Worker:
-        """Wait for a worker that nothing befalls at the moment, and return it."""
-        while not (free := self.free()):
+        """Wait for a worker that nothing befalls at the moment, and that is not the last such one; return it."""
+        while len(free := self.free()) < 2:
             await asyncio.sleep(0.1)
         return free[int(pick * len(free))]
 

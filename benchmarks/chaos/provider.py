@@ -75,8 +75,8 @@ class Provider:
 
     async def _stream(self, request: web.Request, job: Job, said: list[str], outcome: str) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
-        await response.prepare(request)
         try:
+            await response.prepare(request)
             for number, word in enumerate(said):
                 if outcome != "ok" and number >= HALF * len(said):
                     return await self._break(request, response, outcome)

@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
+from itertools import cycle
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +19,7 @@ WORKERS: Final = 4
 ATTEMPTS_MAX: Final = 5
 STOP_SECONDS: Final = 20.0
 READY_SECONDS: Final = 60.0
+UNREACHABLE: Final = 3  # the exit status of a worker that reaches no broker when it starts
 SETTINGS: Final = {
     "WORKER_JOBS_PROVISION": "off",
     "WORKER_ATTEMPTS_MAX": str(ATTEMPTS_MAX),
@@ -114,7 +116,7 @@ class Fleet:
         self._directory = directory
         self._provider_url = provider_url
         self._brokers = brokers
-        self._clocks = iter(clocks)
+        self._clocks = cycle(clocks)
         self._workers: list[Worker] = []
         self._busy: set[Worker] = set()
 
@@ -128,15 +130,22 @@ class Fleet:
             await self.end(worker)
 
     async def more(self) -> None:
-        """Start one more, and wait until it is ready."""
-        worker = Worker(self._directory, self._provider_url, next(self._clocks, Clock()))
+        """Start one more, and wait until it is ready. Where no broker lets it in meanwhile, start it again."""
+        while not await self._started(worker := Worker(self._directory, self._provider_url, next(self._clocks))):
+            self._workers.remove(worker)
+            await worker.kill()
+            if worker.ended != UNREACHABLE:
+                self.wrong.append(f"a worker did not get ready, status {worker.ended}: {worker.process.log[-2000:]}")
+                return
+            self.done["workers that no broker let in"] += 1
+        self._busy.discard(worker)
+
+    async def _started(self, worker: Worker) -> bool:
         self._workers.append(worker)
         self._busy.add(worker)  # nothing befalls it before it is ready
         await worker.start(self._brokers)
         self.done["workers with a wrong clock"] += worker.clock.off
-        if not await worker.ready():
-            self.wrong.append(f"a worker did not get ready, status {worker.ended}: {worker.process.log[-2000:]}")
-        self._busy.discard(worker)
+        return await worker.ready()
 
     async def roll(self, worker: Worker) -> None:
         """Replace one: the new one is ready before the old one is asked to stop."""

@@ -62,16 +62,21 @@ class Faults:
                         await self._fleet.end(worker)
                     await self._fleet.more()
                 case "worker rolled":
-                    await self._fleet.roll(worker)
+                    await self._roll(worker)
                 case "all workers rolled":
-                    await self._fleet.roll(worker)
+                    await self._roll(worker)
                     for each in self._fleet.free():
                         if each in self._fleet.free():  # still
-                            await self._fleet.roll(each)  # no fewer are there meanwhile
+                            await self._roll(each)  # no fewer are there meanwhile
                 case "worker frozen":
                     await self._freeze(worker, blow.seconds)
                 case _:
                     await self._cut_off(worker, blow)
+
+    async def _roll(self, worker: Worker) -> None:
+        begin = time.time()
+        if not await self._fleet.roll(worker) and self.calm(begin, time.time()):
+            self._fleet.wrong.append("a worker did not stop in time, though no fault was near")
 
     async def _freeze(self, worker: Worker, seconds: float) -> None:
         with self._roughly():

@@ -147,11 +147,11 @@ class Fleet:
         self.done["workers with a wrong clock"] += worker.clock.off
         return await worker.ready()
 
-    async def roll(self, worker: Worker) -> None:
-        """Replace one: the new one is ready before the old one is asked to stop."""
+    async def roll(self, worker: Worker) -> bool:
+        """Replace one: the new one is ready before the old one is asked to stop. False where that one did not."""
         with self.held(worker):
             await self.more()
-            await self.end(worker, gently=True)
+            return await self.end(worker, gently=True)
 
     async def chosen(self, pick: float) -> Worker:
         """Wait for a worker that nothing befalls at the moment, and that is not the last such one; return it."""
@@ -172,15 +172,16 @@ class Fleet:
         finally:
             self._busy.discard(worker)
 
-    async def end(self, worker: Worker, *, gently: bool = False) -> None:
-        """End one: killed, or asked to stop."""
+    async def end(self, worker: Worker, *, gently: bool = False) -> bool:
+        """End one: killed, or asked to stop. False where it did not stop in time."""
         self._workers.remove(worker)
         if worker.ended is not None:
             self.wrong.append(f"a worker ended by itself, status {worker.ended}: {worker.process.log[-2000:]}")
-        if gently and not await worker.stop():
-            self.wrong.append(f"a worker did not stop within {STOP_SECONDS:g} s: {worker.process.log[-2000:]}")
+        went = await worker.stop() if gently else True
+        self.done["workers that did not stop in time"] += not went
         await worker.kill()
         log = worker.process.log
         self.done["tracebacks logged"] += log.count("Traceback (")
         defects = [line for line in log.splitlines() if any(mark in line for mark in DEFECTS)]
         self.wrong += [f"a defect in a log: {line[:1000]}" for line in defects]
+        return went

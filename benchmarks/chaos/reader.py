@@ -16,7 +16,6 @@ from benchmarks.chaos.evidence import NOTHING, TENANT, Reading, follows, is_end,
 STALL_SECONDS: Final = 5.0  # a worker is never silent for longer than 0.8 s
 SENTINEL_SECONDS: Final = 3.0
 AGAIN_SECONDS: Final = 0.3
-ASK_AGAIN: Final = ("shutting_down", "overloaded", "internal")
 
 Calm = Callable[[float, float], bool]
 Inbox = asyncio.Queue[Msg]
@@ -76,23 +75,23 @@ async def read(mailbox: Mailbox, reading: Reading, calm: Calm) -> None:
             except (NatsError, TimeoutError):
                 excuse = "silence"
         # What core NATS may lose in a fault, nothing loses without one.
-        if excuse and excuse not in ASK_AGAIN and calm(begin, time.time()):
+        if excuse and calm(begin, time.time()):
             reading.wrong.append(f"{excuse}, though no fault was near")
         if not reading.ended:
             await asyncio.sleep(AGAIN_SECONDS)
 
 
 async def _ask(mailbox: Mailbox, reply: str, came: Inbox, reading: Reading) -> str:
-    """Ask once. Returns why it broke off; empty where the job's end is there, and the sentinel behind it."""
+    """Ask once. Returns what a fault has to excuse; empty where it ended with the job's end, or with a reason."""
     body: dict[str, Any] = {"id": reading.id}
     if reading.point != NOTHING:
         body["after"] = dict(zip(("attempt", "seq"), reading.point, strict=True))
     await mailbox.nc.publish(f"ai.v1.ctl.resume.{TENANT}", orjson.dumps(body), reply=reply)
-    code = ""
+    refusal: dict[str, Any] = {}
     while (message := await asyncio.wait_for(came.get(), STALL_SECONDS)).data:
         event = orjson.loads(message.data)
         if place(event) == (0, 0):
-            code = event["data"]["code"] if event["type"] == "error" else code
+            refusal = event["data"] if event["type"] == "error" else refusal
             continue
         if not follows(event, reading.point):
             return f"after {reading.point} came {place(event)}"
@@ -104,11 +103,11 @@ async def _ask(mailbox: Mailbox, reply: str, came: Inbox, reading: Reading) -> s
             return ""
     if (message.headers or {}).get("Status") == "503":
         return "nobody serves resumes"
-    if not code:
+    if not refusal:
         return "a sentinel without an end"
-    if code not in ASK_AGAIN:
-        reading.wrong.append(f"refused: {code}")
-    return code
+    if not refusal["retryable"]:
+        reading.wrong.append(f"refused: {refusal}")
+    return ""  # it may ask again
 
 
 async def _sentinel(mailbox: Mailbox, reply: str, came: Inbox, reading: Reading) -> None:

@@ -214,6 +214,7 @@ async def cancel(nc: Client, request_id: str, *, tenant: str = "default", subjec
     Raises:
         NoWorker: There is no worker.
         Stalled: No word within CANCEL_TIMEOUT_SECONDS.
+        ClientError: It could not be found out; ask again.
     """
     subject = (subjects or Subjects()).cancel(tenant, request_id)
     try:

@@ -110,7 +110,7 @@ class Secured:
             "NATS_INBOX_PREFIX": f"_INBOX.{user}",
             "AICHATS_URL": self.simulator.url,
             "WORKER_ACK_WAIT_SECONDS": ACK_WAIT_SECONDS,
-            "WORKER_MAX_DELIVER": "2",
+            "WORKER_ATTEMPTS_MAX": "2",
         }
 
     def make_worker(self) -> WorkerProcess:

@@ -138,6 +138,20 @@ async def test_a_queued_job_with_a_reply_subject_gets_its_end_there(broker: Brok
     assert [orjson.loads(m.data)["data"]["code"] for m in exchange.messages if m.data] == ["cancelled"]
 
 
+async def test_a_cancel_publishes_nothing_to_a_reply_subject_that_is_no_inbox(
+    broker: Broker, start_jobs: StartJobs, start_worker: StartWorker
+) -> None:
+    first = await start_jobs()
+    await first.drain()
+    await start_worker(nats_url=broker.server.url, worker_jobs=False)
+    heard = asyncio.Queue[Any]()
+    await broker.nc.subscribe("elsewhere.>", cb=heard.put)
+    await broker.submit("never", reply_to="elsewhere.else")
+    assert await said(broker) == {"cancelled": True}
+    await broker.nc.flush()
+    assert heard.empty()
+
+
 async def test_a_job_that_waits_for_its_retry_is_cancelled(broker: Broker, start_jobs: StartJobs) -> None:
     await start_jobs(worker_retry_base_seconds=60, worker_retry_max_seconds=60)
     await broker.submit("[sim: status=429 retry-after=60]")

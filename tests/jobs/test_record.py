@@ -14,7 +14,8 @@ from aichats_worker.broker.bus import Bus
 from aichats_worker.errors import JobLost
 from aichats_worker.jobs.mailbox import Mailbox
 from aichats_worker.jobs.queue import Job
-from aichats_worker.jobs.record import Elsewhere, Ended, Exhausted, Record, Records, Start, Taken
+from aichats_worker.jobs.record import Record
+from aichats_worker.jobs.records import Elsewhere, Ended, Exhausted, Records, Start, Taken
 from aichats_worker.request.call import job_call
 from tests.jobs.broker import Broker, StartJobs, broker, checked, start_jobs
 from tests.link import Link, linked

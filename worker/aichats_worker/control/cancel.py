@@ -21,8 +21,8 @@ from aichats_schemas.events import ErrorCode
 from aichats_schemas.subjects import QUEUE, is_token, new_id
 from aichats_worker.broker.bus import Bus
 from aichats_worker.errors import Cancelled, JobLost
+from aichats_worker.jobs.entries import Place
 from aichats_worker.jobs.queue import Job
-from aichats_worker.jobs.record import Place
 from aichats_worker.jobs.work import Jobs
 from aichats_worker.request.call import job_call
 from aichats_worker.request.outcome import Completed
@@ -190,7 +190,7 @@ class Cancels:
     async def _end(self, job: Job, place: Place) -> bool | None:
         """End a job that nobody runs, or whose runner does not answer. None where somebody was faster."""
         record = self._jobs.records.behind(job, place)
-        record.copies = self._jobs.copies(job.call)
+        record.copies = self._jobs.copies(job)
         stored = asyncio.Event()
         ending = asyncio.create_task(
             self._jobs.finish.end(job, record, CANCELLED, failed=record.mark.failed, stored=stored), name="cancel-end"

@@ -9,8 +9,9 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from aichats_schemas.subjects import new_id
-from aichats_worker.jobs.mailbox import Mailbox, Pull, stamp_of
-from aichats_worker.jobs.record import MARK
+from aichats_worker.jobs.entries import MARK
+from aichats_worker.jobs.mailbox import Mailbox, stamp_of
+from aichats_worker.jobs.pull import Pull
 
 log = structlog.get_logger(__name__)
 

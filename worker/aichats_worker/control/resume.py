@@ -26,8 +26,8 @@ from aichats_worker.errors import (
     WorkerError,
 )
 from aichats_worker.jobs.copies import Copies
+from aichats_worker.jobs.entries import Place, own_headers
 from aichats_worker.jobs.mailbox import Mailbox
-from aichats_worker.jobs.record import Place, own_headers
 from aichats_worker.jobs.work import Jobs
 from aichats_worker.request.call import Call
 from aichats_worker.request.events import Envelope, error_data, error_headers

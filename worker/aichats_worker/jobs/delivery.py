@@ -18,7 +18,7 @@ from aichats_worker.errors import (
     TooLarge,
     WorkerError,
 )
-from aichats_worker.jobs.finish import Finish
+from aichats_worker.jobs.finish import Ending
 from aichats_worker.jobs.queue import Job, Queue
 from aichats_worker.jobs.record import Record
 from aichats_worker.jobs.writing import JobWriter
@@ -68,7 +68,7 @@ class Desk:
     """
 
     queue: Queue
-    finish: Finish
+    finish: Ending
     rules: Rules
     now: Callable[[], float]
     budget: Callable[[Call], float]

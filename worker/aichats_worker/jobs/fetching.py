@@ -10,8 +10,9 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from aichats_schemas.subjects import Kind
-from aichats_worker.jobs.mailbox import Mailbox, Pull
+from aichats_worker.jobs.mailbox import Mailbox
 from aichats_worker.jobs.provision import consumer_name
+from aichats_worker.jobs.pull import Pull
 from aichats_worker.request.slots import Slots
 
 log = structlog.get_logger(__name__)
@@ -38,6 +39,7 @@ class Fetching:
         self._slots = slots
         self._received = received
         self._changed = asyncio.Event()
+        self._told = ""
         self._pull = Pull(mail, mail.bus.subjects.jobs_stream, consumer_name(kind), self._got, seconds=REQUEST_SECONDS)
         self._task: asyncio.Task[None] | None = None
         slots.follow(self._changed.set)
@@ -65,6 +67,7 @@ class Fetching:
     def _got(self, message: Msg | None) -> None:
         self._changed.set()
         if message is not None:
+            self._told = ""
             self._received(message)
 
     async def _fetch(self) -> None:
@@ -75,17 +78,23 @@ class Fetching:
             self._changed.clear()
             self._pull.look()
             if self._pull.trouble is not None:
-                log.warning("jobs cannot be fetched", kind=self._kind, reason=self._pull.trouble)
+                self._tell(self._pull.trouble)
                 await asyncio.sleep(PAUSE_SECONDS)
             batch = min(self._slots.free, BATCH_MAX)
             if batch > 0 and not self._pull.outstanding:
                 await self._ask(batch)
+
+    def _tell(self, reason: str) -> None:
+        """One line for each reason, not for each try."""
+        if reason != self._told:
+            log.warning("jobs cannot be fetched", kind=self._kind, reason=reason)
+        self._told = reason
 
     async def _ask(self, batch: int) -> None:
         try:
             await self._pull.ask(batch)
         except NatsError as error:
             self._pull.again()
-            log.warning("jobs cannot be fetched", kind=self._kind, reason=str(error) or type(error).__name__)
+            self._tell(str(error) or type(error).__name__)
             await asyncio.sleep(PAUSE_SECONDS)
             self._changed.set()

@@ -14,10 +14,12 @@ from nats.errors import Error as NatsError
 from aichats_schemas.events import ErrorCode
 from aichats_worker.errors import JobLost, WorkerError
 from aichats_worker.jobs.copies import Copies
+from aichats_worker.jobs.entries import Entry
 from aichats_worker.jobs.letters import DeadLetters
 from aichats_worker.jobs.mailbox import Mailbox
 from aichats_worker.jobs.queue import Job, Queue
-from aichats_worker.jobs.record import Entry, Record, Records
+from aichats_worker.jobs.record import Record
+from aichats_worker.jobs.records import Records
 from aichats_worker.request.events import error_data, error_headers
 
 log = structlog.get_logger(__name__)
@@ -35,7 +37,7 @@ class Letter:
     attempts: int
 
 
-class Finish:
+class Ending:
     """Ends jobs.
 
     Args:

@@ -53,6 +53,7 @@ class Serving:
         self._opened = opened
         self._fetching: list[Fetching] = []
         self._task: asyncio.Task[None] | None = None
+        self._told = ""
         self.served = asyncio.Event()
 
     def start(self) -> None:
@@ -108,13 +109,18 @@ class Serving:
                 await self._opened()
                 self._fetching = [self._fetch(kind) for kind in KINDS]
         except ProvisionRefused as error:
-            log.error("jobs are not served: their streams differ from what is wanted", changes=str(error))  # noqa: TRY400 - the changes say it all
+            self._tell(f"their streams differ from what is wanted: {error}")
         except (NatsError, TimeoutError) as error:
-            reason = str(error) or type(error).__name__
-            log.warning("jobs are not served yet: turn JetStream on, or set WORKER_JOBS=off", error=reason)
+            self._tell(f"turn JetStream on, or set WORKER_JOBS=off ({str(error) or type(error).__name__})")
         else:
             return True
         return False
+
+    def _tell(self, reason: str) -> None:
+        """One line for each reason, not for each try."""
+        if reason != self._told:
+            log.warning("jobs are not served yet", reason=reason)
+        self._told = reason
 
     def _fetch(self, kind: Kind) -> Fetching:
         return Fetching(self._intake, kind, self._slots[kind], lambda message: self._jobs.received(message, kind))

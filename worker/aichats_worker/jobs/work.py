@@ -12,11 +12,12 @@ from aichats_worker.errors import Duplicate, Internal, InvalidRequest, JobLost
 from aichats_worker.jobs.clock import BrokerClock
 from aichats_worker.jobs.copies import Copies
 from aichats_worker.jobs.delivery import Desk, JobDelivery, Rules
-from aichats_worker.jobs.finish import Finish
+from aichats_worker.jobs.finish import Ending
 from aichats_worker.jobs.lease import Leases
 from aichats_worker.jobs.mailbox import Mailbox
 from aichats_worker.jobs.queue import Job, Queue, delivered
-from aichats_worker.jobs.record import Elsewhere, Ended, Exhausted, Record, Records, Start, Taken
+from aichats_worker.jobs.record import Record
+from aichats_worker.jobs.records import Elsewhere, Ended, Exhausted, Records, Start, Taken
 from aichats_worker.request.call import Call
 from aichats_worker.request.executor import Executor
 from aichats_worker.request.runs import Run
@@ -46,7 +47,7 @@ class Jobs:
         self.clock = BrokerClock()
         self.queue = Queue(mail)
         self.records = Records(mail, rules.attempts_max)
-        self.finish = Finish(mail, self.queue, self.records)
+        self.finish = Ending(mail, self.queue, self.records)
         self.leases = Leases(self.queue)
         self._desk = Desk(self.queue, self.finish, rules, now=self.clock.now, budget=executor.budget_seconds)
         self._rule = mail.bus.rule
@@ -110,7 +111,7 @@ class Jobs:
         return await self._executor.slots[job.call.kind].wait(min(PATIENCE_SECONDS, left))
 
     async def _attempt(self, job: Job, run: Run, held: ExitStack) -> None:
-        copies = self.copies(job.call)
+        copies = self.copies(job)
         try:
             start = await self.records.begin(job, copies)
         except NatsError as error:
@@ -152,9 +153,12 @@ class Jobs:
     def _may_reply(self, call: Call) -> bool:
         return call.problem is None and (not call.reply_to or self._rule.allows(call.reply_to, call.tenant))
 
-    def copies(self, call: Call) -> Copies | None:
-        """Return where a job's events go beside its record; None where it names no `reply_to`."""
-        return Copies(self._watch.line(call.reply_to), call.id) if call.reply_to else None
+    def copies(self, job: Job) -> Copies | None:
+        """Return where a job's events go beside its record; None where it names no `reply_to`, or one that is none."""
+        call = job.call
+        if not call.reply_to or not self._may_reply(call):
+            return None
+        return Copies(self._watch.line(call.reply_to), call.id, alive=lambda: self.queue.is_kept(job))
 
 
 async def _still_ours(record: Record, run: Run) -> bool:

@@ -40,7 +40,7 @@ schemas: .venv/.project ## write the JSON Schemas of requests and events
 bench: .venv/.project ## CPU for each delta, next to a hand-written worker in the same run
 	$(BIN)/python -m benchmarks.streams $(ARGS)
 
-chaos: .venv/.project ## kill and freeze workers and the broker under 2000 jobs; ARGS="--seed 7" runs a plan again
+chaos: .venv/.project ## three brokers, four workers, 2000 jobs, faults of all kinds, judged job by job; ARGS="--seed 7" runs a plan again
 	$(BIN)/python -m benchmarks.chaos $(ARGS)
 
 soak: .venv/.project ## 200 streams for 5 minutes, faults of all kinds among them: nothing may grow; ARGS="--seconds 3600" for longer

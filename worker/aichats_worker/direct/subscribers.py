@@ -93,10 +93,10 @@ class Core:
             has_slot: A slot was taken for it already.
         """
         if not call.reply_to:
-            self._telemetry.dropped(call.record(), "no_reply")
+            self._telemetry.dropped(call.account(), "no_reply")
             return False
         if not self._rule.allows(call.reply_to, call.tenant):
-            self._telemetry.dropped(call.record(), "forbidden_reply")
+            self._telemetry.dropped(call.account(), "forbidden_reply")
             return False
         self.executor.start(CoreDelivery(call, self), has_slot=has_slot)
         return True

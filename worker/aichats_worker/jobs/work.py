@@ -146,7 +146,7 @@ class Jobs:
             log.info("a delivery came too late and is left to others", id=job.call.id, delivery=job.delivery)
 
     async def _refuse(self, job: Job) -> None:
-        self._telemetry.dropped(job.call.record(), "forbidden_reply")
+        self._telemetry.dropped(job.call.account(), "forbidden_reply")
         problem = job.call.problem or "reply_to: must be an inbox, _INBOX.<...>, of at most 255 characters"
         await self.finish.refuse(job, InvalidRequest(problem))
 

@@ -82,16 +82,16 @@ class Executor:
 
     async def serve(self, delivery: Delivery, run: Run, *, has_slot: bool) -> None:
         """Take one delivery to its end. Raises nothing."""
-        record = delivery.call.record()
+        account = delivery.call.account()
         outcome: Outcome = Internal("the end could not be published")
         try:
-            with self._telemetry.request(record), delivery.opened(run) as writer:
+            with self._telemetry.request(account), delivery.opened(run) as writer:
                 found = await self._outcome(delivery, run, writer, has_slot)
                 try:
                     outcome = await delivery.settle(run, found)
                 except Exception:  # the last frame of a request: there is nobody left to tell
                     log.exception("end not published", id=delivery.call.id)
-                record.ended(outcome)
+                account.ended(outcome)
         finally:
             self.runs.release(run)
             run.end(outcome)

@@ -81,6 +81,7 @@ class App:
         self.web = Web(self.broker, self.telemetry.registry, live=self._live, ready=self._ready)
         self._serving: Serving | None = None
         self._resumes: Resumes | None = None
+        self._cancels: Cancels | None = None
         self._subscribed = False
         self._draining = False
 
@@ -122,7 +123,8 @@ class App:
             joined_seconds=settings.worker_job_event_seconds,
         )
         jobs = Jobs(self._mail, self.executor, self.watch, telemetry=self.telemetry, rules=rules)
-        await Cancels(bus, jobs, self.runs, self.telemetry, served=settings.worker_jobs).start()
+        self._cancels = Cancels(bus, jobs, self.runs, self.telemetry, served=settings.worker_jobs)
+        await self._cancels.start()
         return jobs
 
     def _start_jobs(self, jobs: Jobs) -> None:
@@ -185,6 +187,8 @@ class App:
         if self._serving is not None:
             await self._serving.leave()
         cut = await self.runs.drain(self.settings.worker_drain_timeout_seconds)
+        if self._cancels is not None and nc is not None:
+            await self._cancels.stop()
         if self._serving is not None:
             await self._serving.stop()
         await self.close()

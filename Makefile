@@ -40,7 +40,7 @@ schemas: .venv/.project ## write the JSON Schemas of requests and events
 bench: .venv/.project ## CPU for each delta, next to a hand-written worker in the same run
 	$(BIN)/python -m benchmarks.streams $(ARGS)
 
-chaos: .venv/.project ## kill and freeze workers and the broker under 2000 jobs; ARGS="--seed 7" runs a plan again
+chaos: .venv/.project ## three brokers, four workers, 2000 jobs, faults of all kinds, judged job by job; ARGS="--seed 7" runs a plan again
 	$(BIN)/python -m benchmarks.chaos $(ARGS)
 
 soak: .venv/.project ## 200 streams for 5 minutes, faults of all kinds among them: nothing may grow; ARGS="--seconds 3600" for longer
@@ -59,7 +59,9 @@ chart-docs: .venv/.project ## write the chart's tables and schema of settings
 cluster: .venv/.project ## install, upgrade under load, evict and uninstall on the cluster of K8S_TEST_KUBECONFIG
 	$(BIN)/pytest tests/cluster $(ARGS)
 
-image: ## build the container image, aichats-worker
+image: ## build the container image, aichats-worker (needs Docker with BuildKit)
+	@DOCKER_BUILDKIT=1 $(DOCKER) build --help >/dev/null 2>&1 \
+	|| { echo "make image needs Docker with BuildKit, and \"$(DOCKER) build\" says it has none: install its buildx plugin (docker-buildx), or name another command with DOCKER=..."; exit 1; }
 	DOCKER_BUILDKIT=1 $(DOCKER) build --tag aichats-worker --build-arg BASE_IMAGE=$(BASE_IMAGE) --build-arg REVISION=$$(git rev-parse HEAD) \
 		--build-arg VERSION=$$($(MAKE) --silent version) .
 

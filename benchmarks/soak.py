@@ -24,7 +24,7 @@ from typing import Final
 from urllib.request import urlopen
 
 from aichats_worker.simulator.server import Simulator, start_simulator
-from benchmarks.chaos import connected
+from benchmarks.chaos.cluster import connected
 from benchmarks.load import JOB_SECONDS, Load, Weather
 from tests.link import Link, linked
 from tests.processes import NatsServer, WorkerProcess, resident_bytes
@@ -282,7 +282,7 @@ async def run(seed: int, streams: int = 200, seconds: float = 300.0) -> bool:
         stack.callback(soak.stop)
         server.start()
         await soak.worker.start().ready()
-        nc = await connected(server)
+        nc = await connected(server.url)
         stack.push_async_callback(nc.close)
         await asyncio.sleep(3)  # the streams are made, jobs are served
         quiet = await asyncio.to_thread(soak.sample)

@@ -286,6 +286,14 @@ async def test_where_the_streams_do_not_answer_nothing_is_claimed(
         assert await said(broker, "running") == {"cancelled": True}, "its runner knows"
 
 
+async def test_a_worker_that_stops_answers_what_it_was_asked(broker: Broker, start_jobs: StartJobs) -> None:
+    worker = await start_jobs()
+    asking = asyncio.create_task(said(broker, "nobodys"))
+    await until(lambda: bool(worker._cancels and worker._cancels._tasks))
+    await worker.drain()
+    assert await asking == {"cancelled": False}
+
+
 async def test_a_request_that_is_handed_over_can_be_cancelled(nc: Client, start_worker: StartWorker) -> None:
     full = await start_worker(worker_concurrency_max=1)
     holding = await Exchange(nc).send("ai.v1.req.text.t", b"[sim: words=200 pause=0.1]")

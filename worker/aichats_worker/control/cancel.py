@@ -73,7 +73,7 @@ class Cancels:
         ]
 
     async def stop(self) -> None:
-        """Take no more, after all runs have ended here; what was asked is still answered."""
+        """Take no more, after all runs have ended here. What came is answered: whoever asked here asked nobody else."""
         try:
             await leave(self._bus.nc, self._subscriptions)
         except (NatsError, TimeoutError) as error:
@@ -103,7 +103,7 @@ class Cancels:
         run = self._runs.find(tenant, request_id)
         stopped = run is not None and await _stopped(run)
         if message.reply:
-            await message.respond(_STOPPED if stopped else _OTHERWISE)
+            await _respond(message, _STOPPED if stopped else _OTHERWISE)
 
     async def _answer(self, message: Msg) -> None:
         tenant, request_id = message.subject.split(".")[-2:]
@@ -120,7 +120,7 @@ class Cancels:
         except (NatsError, TimeoutError) as error:
             log.warning("cancel failed", error=str(error) or type(error).__name__)
             answer = {"error": UNKNOWN}
-        await message.respond(orjson.dumps(answer))
+        await _respond(message, orjson.dumps(answer))
 
     async def _cancel(self, tenant: str, request_id: str) -> bool:
         """Look until it is known. Each round that comes to nothing has met somebody who was faster."""
@@ -228,6 +228,13 @@ class Cancels:
     def _keep(self, task: asyncio.Task[None]) -> None:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+async def _respond(message: Msg, answer: bytes) -> None:
+    try:
+        await message.respond(answer)
+    except NatsError as error:  # the worker ends, or its connection does: whoever asked hears nothing, and asks again
+        log.warning("a cancel is not answered", error=str(error) or type(error).__name__)
 
 
 async def _stopped(run: Run) -> bool:

@@ -83,7 +83,7 @@ class Scene:
     def ended(self, bad: Bad) -> bool:
         found = self.answers(bad)
         # A job's record has no sentinel: its end is its last event.
-        return bool(found) and (b'"type":"error"' in found[-1].data if bad.mode == "job" else not found[-1].data)
+        return bool(found) and (b'"type":"error"' in found[-1].data if in_record(bad) else not found[-1].data)
 
     def all_ended(self, requests: list[Bad]) -> bool:
         return all(self.ended(bad) for bad in requests if bad.code)
@@ -131,23 +131,27 @@ async def scene(own_nats_server: Callable[..., NatsServer], spawn_worker: SpawnW
     await nc.close()
 
 
+def in_record(bad: Bad) -> bool:
+    """Whether its answer is heard where it is stored alone."""
+    return bad.mode == "job" and not bad.reply
+
+
 def check(scene: Scene, bad: Bad) -> None:
     """Exactly one error and the sentinel; or nothing."""
     found = scene.answers(bad)
     if not bad.code:
         assert not found, bad
         return
-    job = bad.mode == "job" and not bad.reply
+    job = bad.mode == "job"
     if job:  # its record begins with `started`, and has no sentinel
-        assert [bool(message.data) for message in found] == [True, True], (bad.number, found)
-        found = [found[1], found[0]]
-    else:
-        assert [bool(message.data) for message in found] == [True, False], (bad.number, found)
+        assert b'"started"' in found[0].data, (bad.number, found)
+        found = found[1:]
+    assert [bool(message.data) for message in found] == [True] if in_record(bad) else [True, False], (bad.number, found)
     error: Any = parse_event(found[0].data)
     assert (error.type, error.data.code, error.seq, error.attempt) == ("error", bad.code, int(job), 1), (bad, found)
     assert is_token(error.id)
     assert bad.own_id in ("", error.id)
-    if not job:
+    if not in_record(bad):
         assert set(found[0].headers or {}) == {"Nats-Service-Error", "Nats-Service-Error-Code"}
         assert found[1].headers is None
 

@@ -185,7 +185,7 @@ class App:
         if self._serving is not None:
             await self._serving.leave()
         cut = await self.runs.drain(self.settings.worker_drain_timeout_seconds)
-        if self._cancels is not None:
+        if self._cancels is not None and nc is not None:
             await self._cancels.stop()
         if self._serving is not None:
             await self._serving.stop()

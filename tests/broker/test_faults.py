@@ -69,10 +69,10 @@ async def test_a_request_ends_in_time_under_a_frozen_broker_that_is_then_left_an
     await until(lambda: outcomes(app) == {"deadline_exceeded": 1.0})
     await until(lambda: simulator.closed_early == 1)
     await until(lambda: not app.broker.connection.is_connected)
-    assert not app._ready()[0]
-    assert app._live()[0], "waiting mends it, a restart does not"
+    assert not app.health.ready()[0]
+    assert app.health.live()[0], "waiting mends it, a restart does not"
     server.send(signal.SIGCONT)
-    await until(lambda: app._ready()[0], seconds=20)
+    await until(lambda: app.health.ready()[0], seconds=20)
     assert (await ask(own, REQ, b"[sim: words=1]"))[-1].type == "done"
 
 

@@ -2,9 +2,9 @@
 
 import asyncio
 from functools import partial
-from typing import Any
 
 import structlog
+from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js import JetStreamContext
@@ -12,14 +12,15 @@ from nats.js import JetStreamContext
 from aichats_schemas.subjects import Kind, ReplyRule, Subjects
 from aichats_worker import wiring
 from aichats_worker.broker.bus import Bus
-from aichats_worker.broker.connecting import make_broker
+from aichats_worker.broker.connecting import Broker
 from aichats_worker.broker.discovery import Discovery
-from aichats_worker.broker.patches.reading import read_anything
-from aichats_worker.broker.patches.subscribing import settle
+from aichats_worker.broker.patches.subscribing import leave, queue_groups, settle
+from aichats_worker.broker.watching import Watch
 from aichats_worker.control.cancel import Cancels
 from aichats_worker.control.resume import Resumes
-from aichats_worker.direct.handover import Admission
+from aichats_worker.direct.handover import Handover
 from aichats_worker.direct.subscribers import Core
+from aichats_worker.health import Check, Health
 from aichats_worker.jobs.ending import Abandonments
 from aichats_worker.jobs.provision import Provisioner, ProvisionRefused
 from aichats_worker.jobs.subscribers import Jobs, Retries
@@ -28,14 +29,14 @@ from aichats_worker.request.executor import Executor
 from aichats_worker.request.reply import Replies
 from aichats_worker.request.slots import Slots
 from aichats_worker.settings import Settings
+from aichats_worker.tasks import Tasks
 from aichats_worker.telemetry import Telemetry, faststream_metrics
-from aichats_worker.text import ascii_line
 from aichats_worker.web import Web
 
 log = structlog.get_logger(__name__)
 
 CLOSE_TIMEOUT_SECONDS = 5.0
-CLOSED_REASON_MAX_CHARS = 200
+SETTLE_AGAIN_SECONDS = 1.0
 JETSTREAM_TIMEOUT_SECONDS = 5.0
 JETSTREAM_RETRY_SECONDS = 5.0
 
@@ -60,7 +61,6 @@ class App:
             "text": Slots(settings.worker_concurrency_max),
             "image": Slots(settings.worker_image_concurrency_max),
         }
-        self.admission = Admission(self.slots, self.subjects)
         self.executor = Executor(
             provider=self.provider,
             replies=self.replies,
@@ -68,52 +68,95 @@ class App:
             slots=self.slots,
             telemetry=self.telemetry,
         )
-        self.broker = make_broker(
-            wiring.access(settings),
-            middlewares=[faststream_metrics(self.telemetry.registry, self.subjects.prefix)],
-            on_reconnect=self.admission.again,
-            on_closed=self._closed,
-        )
-        self._core = Core(
-            self.executor,
-            self.telemetry,
-            elsewhere=self.admission.elsewhere,
-            rule=self._rule,
-        )
-        self._core_subscribers = self._core.subscribe(self.broker, self.subjects)
-        self.web = Web(self.broker, self.telemetry.registry, live=self._live, ready=self._ready)
+        self.handover = Handover(self.slots, self.subjects, self.executor.cancel)
+        self.tasks = Tasks()
+        self.watch = Watch(on_reconnect=self.handover.again)
+        metrics = faststream_metrics(self.telemetry.registry, self.subjects.prefix)
+        self.broker = Broker(wiring.access(settings), self.watch, middlewares=[metrics])
+        self._core = Core(self.executor, self.telemetry, give=self.handover.give, rule=self._rule)
+        self._core.subscribe(self.broker, self.subjects)
+        self.discovery = Discovery(self.subjects, self.telemetry, self._announced)
+        self.health = self._health()
+        self.telemetry.registry.register(self.health)
+        self.telemetry.registry.register(self.tasks)
+        self.web = Web(self.broker, self.telemetry.registry, live=self.health.live, ready=self.health.ready)
         self.jobs: Jobs | None = None
+        self._jobs_wait_for = "they are being started"
         self._resumes: Resumes | None = None
         self._starting_jobs: asyncio.Task[None] | None = None
+        self._nc: Client | None = None
         self._subscribed = False
         self._draining = False
 
+    def _health(self) -> Health:
+        """What the probes look at; a restart helps where it is no more live."""
+        return Health(
+            live=[Check("connection", self.watch.closed), Check("tasks", self.tasks.lost)],
+            ready=[
+                Check("broker", self.watch.disconnected),
+                Check("start", lambda: "" if self._subscribed else "nothing is subscribed to yet"),
+                Check("subscriptions", self.watch.unsubscribed),
+                Check("drain", lambda: "this worker is draining" if self._draining else ""),
+                Check("jobs", self._jobs_trouble),
+                Check("lame_duck", self.watch.leaving, gates=False),
+                Check("provider", self._provider_trouble, gates=False),
+                Check("tasks_begun_again", self.tasks.failing, gates=False),
+            ],
+        )
+
+    def _jobs_trouble(self) -> str:
+        served = self.jobs is not None or not self.settings.worker_jobs
+        return "" if served else f"jobs are not served: {self._jobs_wait_for}"
+
+    def _provider_trouble(self) -> str:
+        return "" if self.provider.working else "the provider fails, and is not asked for a while"
+
+    def _announced(self) -> dict[str, str]:
+        return {
+            "keepalive_ms": str(round(self.settings.worker_keepalive_seconds * 1000)),
+            "max_payload": str(self.broker.connection.max_payload),
+            "provider_working": str(self.provider.working).lower(),
+        }
+
     async def start(self) -> None:
-        """Connect, subscribe and serve. Waits for the broker as long as it is down; probes answer meanwhile."""
+        """Connect, subscribe and serve. Waits for the broker as long as it is down; probes answer meanwhile.
+
+        Raises:
+            SetupError: A file cannot be used, or the port is taken.
+        """
         self.telemetry.watch_tasks(asyncio.get_running_loop())
         if self.settings.worker_http_port:
             await self.web.start(self.settings.worker_http_host, self.settings.worker_http_port)
-        nc = await self.broker.connect()
-        read_anything(nc)
-        await self.replies.start(nc)
-        discovery = Discovery(
-            self.subjects,
-            self.telemetry,
-            keepalive_seconds=self.settings.worker_keepalive_seconds,
-            max_payload=nc.max_payload,
-            provider_working=lambda: self.provider.working,
-        )
-        await discovery.start(nc)
-        max_deliver = self.settings.worker_max_deliver if self.settings.worker_jobs else 0
+        self.tasks.keep("broker-watch", self.watch.run)
+        nc = self._nc = await self.broker.connect()
         bus = Bus(nc, nc.jetstream(timeout=JETSTREAM_TIMEOUT_SECONDS), self.subjects, self._rule)
-        await Cancels(bus, self.executor, self.telemetry, max_deliver=max_deliver).start()
-        await self.broker.start()
-        await self.admission.start(nc, self._core_subscribers, partial(self._core.accept, has_slot=True))
-        await settle(nc)  # broker.start() returns before the server has the subscriptions
+        await self._subscribe(bus)
+        await self._settled(nc)
         self._subscribed = True
         if self.settings.worker_jobs:
-            self._starting_jobs = asyncio.create_task(self._start_jobs(bus), name="start-jobs")
-        log.info("ready", instance=discovery.id, prefix=self.subjects.prefix, max_payload=nc.max_payload)
+            self._starting_jobs = self.tasks.keep("start-jobs", partial(self._start_jobs, bus), ends=True)
+        log.info("ready", instance=self.discovery.id, prefix=self.subjects.prefix, max_payload=nc.max_payload)
+
+    async def _subscribe(self, bus: Bus) -> None:
+        await self.replies.start(bus.nc)
+        await self.discovery.start(bus.nc)
+        max_deliver = self.settings.worker_max_deliver if self.settings.worker_jobs else 0
+        await Cancels(bus, self.executor, self.telemetry, max_deliver=max_deliver).start()
+        await self.broker.start()
+        for follow in await self.handover.start(bus.nc, partial(self._core.accept, has_slot=True)):
+            self.tasks.keep("room", follow)
+
+    async def _settled(self, nc: Client) -> None:
+        """Wait until the server has the subscriptions, whatever becomes of it meanwhile: they outlive a reconnect."""
+        while True:
+            try:
+                await settle(nc)
+            except (NatsError, TimeoutError) as error:
+                log.warning("the broker has not taken the subscriptions yet", error=type(error).__name__)
+                await asyncio.sleep(SETTLE_AGAIN_SECONDS)
+            else:
+                if nc.is_connected:
+                    return
 
     async def _start_jobs(self, bus: Bus) -> None:
         """Serve jobs as soon as JetStream lets us; core requests are served meanwhile."""
@@ -122,10 +165,11 @@ class App:
                 await self._provision(bus.js)
                 self.jobs = await self._open_jobs(bus)
             except ProvisionRefused as error:
+                self._jobs_wait_for = f"their streams differ from what is wanted: {error}"
                 log.error("jobs are not served: their streams differ from what is wanted", changes=str(error))  # noqa: TRY400 - the changes say it all
                 return
             except (NatsError, TimeoutError) as error:
-                reason = str(error) or type(error).__name__
+                reason = self._jobs_wait_for = str(error) or type(error).__name__
                 log.warning("jobs are not served yet: turn JetStream on, or set WORKER_JOBS=off", error=reason)
                 await asyncio.sleep(JETSTREAM_RETRY_SECONDS)
         log.info("jobs are served")
@@ -168,57 +212,41 @@ class App:
         """Leave the queue group first, then finish what runs, then close. Returns how many were cut off."""
         if self._draining:
             return 0
-        self._draining = True
-        nc = self.broker.connection if self._subscribed else None
+        self._draining = self.watch.closing = True
         if self._starting_jobs is not None:
             self._starting_jobs.cancel()
-        if nc is not None:
-            try:
-                await self.admission.leave()
-            except (NatsError, TimeoutError) as error:
-                log.warning("left without the broker's word", error=type(error).__name__)
+            await asyncio.wait({self._starting_jobs})
+        await self._leave()
         if self.jobs is not None:
             await self.jobs.leave()
         cut = await self.executor.drain(self.settings.worker_drain_timeout_seconds)
         await self.close()
         return cut
 
+    async def _leave(self) -> None:
+        """Take nothing more that another worker can have, whichever room subscribed to it."""
+        if self._nc is None:
+            return
+        try:
+            await leave(self._nc, queue_groups(self._nc))
+        except (NatsError, TimeoutError) as error:
+            log.warning("left without the broker's word", error=type(error).__name__)
+        self._core.left()
+
     async def close(self) -> None:
         """Close every connection, flushing what was published."""
         if self._resumes is not None:
             await self._resumes.stop()
         await self.replies.stop()
+        await self.tasks.stop()
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
-                if self._subscribed and self.broker.connection.is_connected:
-                    await settle(self.broker.connection)
+                if self._nc is not None and self._nc.is_connected:
+                    await settle(self._nc)
                 await self.broker.stop()
         except (NatsError, TimeoutError) as error:
             log.warning("closed without flushing", error=type(error).__name__)
+            if self._nc is not None:
+                await self._nc.close()  # else it would go on trying to come back
         await self.provider.close()
         await self.web.stop()
-
-    def _closed(self) -> None:
-        if self._draining:
-            log.info("nats connection closed")
-        else:
-            log.error("nats connection closed for good: this worker has to be restarted", error=self._closed_because())
-
-    def _closed_because(self) -> str:
-        return ascii_line(str(self.broker.connection.last_error or "unknown"), CLOSED_REASON_MAX_CHARS)
-
-    def _live(self) -> tuple[bool, dict[str, Any]]:
-        # The event loop answers this. Of the broker only what no wait can mend counts: a restart then helps.
-        closed = self._subscribed and not self._draining and self.broker.connection.is_closed
-        return not closed, {"live": not closed, "nats_closed_for_good": self._closed_because() if closed else None}
-
-    def _ready(self) -> tuple[bool, dict[str, Any]]:
-        connected = self._subscribed and self.broker.connection.is_connected
-        ready = connected and not self._draining
-        return ready, {
-            "ready": ready,
-            "nats_connected": connected,
-            "subscribed": self._subscribed,
-            "draining": self._draining,
-            "provider_working": self.provider.working,
-        }

@@ -10,6 +10,8 @@ Abandoned     nobody is to be answered any more: not an error of the wire
 ├── RequesterGone
 ├── HandedOver
 └── LeaseLost
+
+SetupError     the operator has to change something: ends the start, or a command
 """
 
 from typing import ClassVar, Literal
@@ -173,3 +175,7 @@ class LeaseLost(Abandoned):
     """The job's lease is older than 0.8 x ack_wait: another worker may have it by now."""
 
     label = "lease_lost"
+
+
+class SetupError(Exception):
+    """What the operator set cannot be used; the message is one sentence that names the setting."""

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from aichats_client import ClientError
 from aichats_schemas import __version__
+from aichats_worker.errors import SetupError
 from aichats_worker.settings import Settings, SettingsError, load_settings, settings_without_environment
 
 T = TypeVar("T")
@@ -254,6 +255,8 @@ def _finish(work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run(_until_terminated(work))
     except (KeyboardInterrupt, asyncio.CancelledError):
         sys.exit(STATUS_INTERRUPTED)
+    except SetupError as error:
+        _fail(str(error), STATUS_USAGE)
     except Refused as error:
         _fail(str(error))
     except ClientError as error:

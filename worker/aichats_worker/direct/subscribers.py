@@ -9,7 +9,8 @@ from faststream.nats.subscriber.usecases import CoreSubscriber
 
 from aichats_schemas.events import StreamEvent
 from aichats_schemas.subjects import KINDS, QUEUE, Kind, ReplyRule, Subjects
-from aichats_worker.errors import Abandoned, HandedOver, Overloaded, TooLarge, WorkerError
+from aichats_worker.direct.handover import Place
+from aichats_worker.errors import Abandoned, Cancelled, HandedOver, TooLarge, WorkerError
 from aichats_worker.request.call import MODELS, Call, core_call
 from aichats_worker.request.executor import Executor
 from aichats_worker.request.outcome import Outcome
@@ -18,7 +19,7 @@ from aichats_worker.telemetry import Telemetry
 
 CoreMode = Literal["req", "ask"]
 MODES: tuple[CoreMode, ...] = ("req", "ask")
-Elsewhere = Callable[[Call], Awaitable[HandedOver | Overloaded]]
+Give = Callable[[Call, Callable[[Place], object]], Awaitable[None]]
 
 
 class CoreDelivery:
@@ -26,7 +27,7 @@ class CoreDelivery:
 
     Args:
         call: What is asked.
-        elsewhere: Looks for a worker that has room, where this one has none, and says what came of it.
+        give: Looks for a worker that has room, where this one has none.
     """
 
     queued_seconds = 0.0  # core NATS stores nothing and stamps nothing
@@ -34,19 +35,31 @@ class CoreDelivery:
     js = None
     guard = None
 
-    def __init__(self, call: Call, elsewhere: Elsewhere) -> None:
+    def __init__(self, call: Call, give: Give) -> None:
         self.call = call
-        self._elsewhere = elsewhere
+        self._give = give
+        self._place: Place | None = None
 
     def held(self, _stop: Callable[[Abandoned], object]) -> AbstractAsyncContextManager[None]:
         """Nothing is held: nobody else can have it."""
         return nullcontext()
 
+    async def elsewhere(self, reply: Reply) -> None:
+        """Have another worker do it all. Stopped meanwhile, it is stopped there."""
+        reply.hush()  # the other one's events begin at 0
+        await self._give(self.call, self._given)
+        reply.speak()
+
+    def _given(self, place: Place) -> None:
+        self._place = place
+
     async def settle(self, reply: Reply, outcome: Outcome) -> Outcome:
-        """Publish the end, or have another worker do it all."""
-        if isinstance(outcome, Overloaded):
-            reply.hush()  # the other one's events begin at 0
-            outcome = await self._elsewhere(self.call)
+        """Publish the end, unless another worker has it."""
+        if self._place is not None:
+            reply.abandon()
+            if isinstance(outcome, Cancelled):
+                await self._place.cancel()
+            return HandedOver()
         if isinstance(outcome, Abandoned):
             reply.abandon()
             return outcome
@@ -69,13 +82,14 @@ class Core:
         executor: Executor,
         telemetry: Telemetry,
         *,
-        elsewhere: Elsewhere,
+        give: Give,
         rule: ReplyRule,
     ) -> None:
         self._executor = executor
-        self._elsewhere = elsewhere
+        self._give = give
         self._telemetry = telemetry
         self._rule = rule
+        self._subscribers: list[CoreSubscriber] = []
 
     def accept(self, call: Call, *, has_slot: bool = False) -> bool:
         """Start a call, or drop it where nothing may be published to its reply subject: False then.
@@ -90,12 +104,17 @@ class Core:
         if not self._rule.allows(call.reply_to, call.tenant):
             self._telemetry.dropped(call.record(), "forbidden_reply")
             return False
-        self._executor.start(CoreDelivery(call, self._elsewhere), has_slot=has_slot)
+        self._executor.start(CoreDelivery(call, self._give), has_slot=has_slot)
         return True
 
-    def subscribe(self, broker: NatsBroker, subjects: Subjects) -> dict[Kind, list[CoreSubscriber]]:
+    def subscribe(self, broker: NatsBroker, subjects: Subjects) -> None:
         """Declare the four core subscribers; broker.start() subscribes them."""
-        return {kind: [self._declare(broker, subjects, mode, kind) for mode in MODES] for kind in KINDS}
+        self._subscribers = [self._declare(broker, subjects, mode, kind) for kind in KINDS for mode in MODES]
+
+    def left(self) -> None:
+        """Their subscriptions have ended: FastStream's stop() must not end them again."""
+        for subscriber in self._subscribers:
+            subscriber.subscription = None
 
     def _declare(self, broker: NatsBroker, subjects: Subjects, mode: CoreMode, kind: Kind) -> CoreSubscriber:
         async def decode(message: NatsMessage) -> Call:

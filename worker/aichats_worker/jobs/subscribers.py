@@ -110,6 +110,10 @@ class JobDelivery:
         async with self._lease.kept(self._nc, stop):
             yield
 
+    async def elsewhere(self, _reply: Reply) -> None:
+        """Give it back, for a worker that has room."""
+        raise Overloaded("all slots are taken; try again")
+
     async def settle(self, reply: Reply, outcome: Outcome) -> Outcome:
         """Bring the job to its one end, or give it back."""
         if isinstance(outcome, Completed) and self._nc.stats["reconnects"] != self._reconnects:

@@ -16,7 +16,6 @@ from aichats_worker.errors import (
     DeadlineExceeded,
     Duplicate,
     Internal,
-    Overloaded,
     RequesterGone,
     ShuttingDown,
     WorkerError,
@@ -59,6 +58,9 @@ class Delivery(Protocol):
 
     def held(self, stop: Callable[[Abandoned], object]) -> AbstractAsyncContextManager[None]:
         """Hold what the call needs while it is here, a job's lease; `stop` says that it is lost."""
+
+    async def elsewhere(self, reply: Reply) -> None:
+        """Where no slot is free here: returns once one was taken here after all, else raises what came of it."""
 
     async def settle(self, reply: Reply, outcome: Outcome) -> Outcome:
         """Bring the request to its one end. Called once. Returns what it came to, which may be something else."""
@@ -171,7 +173,7 @@ class Executor:
     async def _outcome(self, run: Run, reply: Reply, has_slot: bool) -> Outcome:
         """The one place that turns whatever happens to a request into its outcome."""
         try:
-            async with self._slot(run, has_slot):
+            async with self._slot(run, reply, has_slot):
                 outcome: Outcome = await self._answer(run, reply)
         except (WorkerError, Abandoned) as end:
             outcome = end
@@ -183,7 +185,7 @@ class Executor:
         return run.end() or outcome
 
     @asynccontextmanager
-    async def _slot(self, run: Run, has_slot: bool) -> AsyncIterator[None]:
+    async def _slot(self, run: Run, reply: Reply, has_slot: bool) -> AsyncIterator[None]:
         """Hold the call's id and a slot of its kind. Both are free before the end is published: the next may come."""
         call = run.delivery.call
         key, slots = (call.tenant, call.id), self._slots[call.kind]
@@ -194,7 +196,7 @@ class Executor:
         self._runs[key] = run
         try:
             if not has_slot and not await slots.wait(run.delivery.patience_seconds):
-                raise Overloaded(f"all {slots.count} {call.kind} slots are taken; try again")
+                await run.delivery.elsewhere(reply)
             async with slots.held():
                 yield
         finally:

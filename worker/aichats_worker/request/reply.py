@@ -171,6 +171,10 @@ class Reply:
         """Publish no status any more: if anything comes, it is the end."""
         self._hushed = True
 
+    def speak(self) -> None:
+        """Publish status again."""
+        self._hushed = False
+
     def abandon(self) -> None:
         """Publish nothing more, no end either."""
         self._ended = True

@@ -12,6 +12,7 @@ class Link:
 
     Attributes:
         flowing: Cleared, nothing is forwarded any more, either way, and no connection is closed: a partition.
+        delay_seconds: How long each piece is on its way, either way: another continent.
         bytes_per_second: How fast the worker's bytes are forwarded, over all connections; None for at once.
     """
 
@@ -19,6 +20,7 @@ class Link:
         self.flowing = asyncio.Event()
         self.flowing.set()
         self.bytes_per_second: float | None = None
+        self.delay_seconds = 0.0
         self.url = ""
         self._port = port
         self._writers: list[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = []
@@ -54,6 +56,8 @@ class Link:
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, slow: bool = False) -> None:
         while data := await reader.read(CHUNK_BYTES):
             await self.flowing.wait()
+            if self.delay_seconds:
+                await asyncio.sleep(self.delay_seconds)
             if slow and self.bytes_per_second:
                 await asyncio.sleep(len(data) / self.bytes_per_second)
             writer.write(data)

@@ -1,6 +1,7 @@
 """The composition root: connects, wires and drains. The only place that knows all the others."""
 
 import asyncio
+from contextlib import suppress
 from functools import partial
 
 import structlog
@@ -239,14 +240,19 @@ class App:
             await self._resumes.stop()
         await self.replies.stop()
         await self.tasks.stop()
+        await self._disconnect()
+        await self.provider.close()
+        await self.web.stop()
+
+    async def _disconnect(self) -> None:
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
                 if self._nc is not None and self._nc.is_connected:
                     await settle(self._nc)
                 await self.broker.stop()
-        except (NatsError, TimeoutError) as error:
+        except (NatsError, OSError, TimeoutError) as error:
             log.warning("closed without flushing", error=type(error).__name__)
-            if self._nc is not None:
-                await self._nc.close()  # else it would go on trying to come back
-        await self.provider.close()
-        await self.web.stop()
+            with suppress(NatsError, OSError, TimeoutError):
+                async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
+                    if self._nc is not None:
+                        await self._nc.close()  # else it would go on trying to come back

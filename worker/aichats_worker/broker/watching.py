@@ -9,6 +9,7 @@ from typing import Final
 import structlog
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
+from nats.errors import UnexpectedEOF
 
 from aichats_worker.broker.patches.returning import ComesBack
 from aichats_worker.broker.patches.subscribing import leave_groups, settle, subscribe_again
@@ -115,7 +116,7 @@ class Watch:
             self.refused[found[1]] = "the broker's rights refuse it"
         elif _SUBSCRIPTIONS_MAX in reason:
             self.refused["one more"] = "the account's limit of subscriptions is reached"
-        if self._is_new(reason):
+        if not isinstance(error, UnexpectedEOF) and self._is_new(reason):  # the disconnect says that
             event = "broker error" if self._down_since is None else "broker not reached"
             log.warning(event, error=reason)
 

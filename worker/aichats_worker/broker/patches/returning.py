@@ -111,8 +111,10 @@ class ComesBack(Client):
             await super()._process_connect_init()
             if not self.is_connected:  # the server's end of the connection came in place of its PONG
                 raise NatsError("nats: the server closed the connection")  # noqa: TRY301
-        except (OSError, NatsError, TimeoutError):
+        except (OSError, NatsError, TimeoutError) as error:
             self._give_up()
+            if "expecting INFO" in str(error) and not self.options["tls_handshake_first"]:
+                raise NatsError(f"{error}; where it wants TLS first, set NATS_TLS_FIRST=on") from None
             raise
         except Exception as error:
             self._give_up()

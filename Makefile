@@ -4,6 +4,8 @@ DOCKER ?= docker
 BASE_IMAGE ?= python:3.13-slim-trixie
 NATS_IMAGE ?= nats:2.15-alpine
 BIN := .venv/bin
+# Tests wait more than they compute: three at a time for each of two cores. Each process of pytest has servers of its own.
+SIDE_BY_SIDE ?= 6
 # Quiet twice: pip's warnings are about its own configuration, and errors still show. The locks are complete: nothing is resolved.
 PIP := $(BIN)/python -m pip install -qq --no-compile --no-build-isolation --no-deps
 UV := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
@@ -19,7 +21,7 @@ demo: .venv/.project ## see it work: a NATS server, a simulated provider and a w
 	@$(BIN)/aichats-worker demo
 
 test: check ## format, lint, types, then all tests with their coverage
-	$(BIN)/pytest --cov --cov-report=term-missing:skip-covered $(ARGS)
+	$(BIN)/pytest -n $(SIDE_BY_SIDE) --dist worksteal --cov --cov-report=term-missing:skip-covered $(ARGS)
 
 test-containers: .venv/.project ## the end-to-end tests once more, against the image and NATS in containers (needs Docker, on Linux)
 	@$(DOCKER) version >/dev/null 2>&1 \

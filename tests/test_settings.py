@@ -4,8 +4,9 @@ import re
 
 import pytest
 
-from aichats_worker.settings import Settings, SettingsError, load_settings
+from aichats_worker.settings import Settings, SettingsError, load_settings, unknown_variables
 from aichats_worker.urls import masked_urls
+from tests.conftest import SpawnWorker
 from tests.processes import ROOT
 
 
@@ -125,3 +126,26 @@ def test_the_readme_names_every_setting_with_its_default() -> None:
     assert sorted(rows) == sorted(name.upper() for name in Settings.model_fields)
     for name, cell in rows.items():
         assert cell.strip("`").replace("none", "") == re.sub(r"^(\d+)\.0$", r"\1", defaults[name]), name
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("AICHATS_PROXY", "PROVIDER_PROXY"),
+        ("WORKER_CONCURENCY_MAX", "WORKER_CONCURRENCY_MAX"),
+        ("OPENAI_API_KEYS", "OPENAI_API_KEY"),
+    ],
+)
+def test_an_unknown_variable_is_named_with_the_one_that_was_meant(name: str, meant: str) -> None:
+    assert unknown_variables([name, "PATH", "NATS_URL", "WORKER_JOBS"]) == [
+        f"{name} is no setting; {meant} was probably meant."
+    ]
+
+
+def test_an_unknown_variable_that_is_like_none_is_named_all_the_same() -> None:
+    assert unknown_variables(["WORKER_XYZZY"]) == ["WORKER_XYZZY is no setting."]
+
+
+async def test_a_worker_warns_of_an_unknown_variable_at_its_start(spawn_worker: SpawnWorker) -> None:
+    worker = await spawn_worker(WORKER_MAX_PROMPT="3")
+    assert "WORKER_MAX_PROMPT is no setting" in worker.log

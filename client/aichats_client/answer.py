@@ -1,11 +1,10 @@
 """A whole answer out of events."""
 
 import hashlib
+from base64 import b64decode
 from binascii import Error as Base64Error
 from collections.abc import AsyncIterable
 from dataclasses import dataclass, field
-
-import pybase64
 
 from aichats_client.stream import ClientError
 from aichats_schemas.events import Done, Error, ImageData, Result, StreamEvent
@@ -55,7 +54,7 @@ class Answer:
         if len(parts) < part.parts:
             return
         try:
-            data = b"".join(pybase64.b64decode(each.b64, validate=True) for each in sorted(parts, key=lambda p: p.part))
+            data = b"".join(b64decode(each.b64, validate=True) for each in sorted(parts, key=lambda p: p.part))
         except Base64Error:
             raise IncompleteAnswer(f"image {part.index}: a part is not base64") from None
         if len(data) != part.bytes or hashlib.sha256(data).hexdigest() != part.sha256:

@@ -11,7 +11,6 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
-import orjson
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import NoRespondersError
@@ -19,6 +18,7 @@ from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js import JetStreamContext
 from nats.js.api import PubAck
 from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json, to_json
 
 from aichats_schemas.events import Error, Result, StreamEvent, parse_event
 from aichats_schemas.subjects import MSG_ID, REPLY_TO, Kind, Subjects
@@ -53,7 +53,7 @@ def encoded(request: Request) -> bytes:
     if isinstance(request, BaseModel):
         return request.model_dump_json(exclude_none=True).encode()
     if isinstance(request, dict):
-        return orjson.dumps(request)
+        return to_json(request)
     return request if isinstance(request, bytes) else request.encode()
 
 
@@ -108,7 +108,7 @@ async def resume(
     if after is not None:
         body["after"] = {"attempt": after[0], "seq": after[1]}
     subject = (subjects or Subjects()).resume(tenant)
-    async with aclosing(_events(nc, subject, orjson.dumps(body), None, stall_seconds, after=after)) as events:
+    async with aclosing(_events(nc, subject, to_json(body), None, stall_seconds, after=after)) as events:
         async for event in events:
             yield event
 
@@ -222,7 +222,7 @@ async def cancel(nc: Client, request_id: str, *, tenant: str = "default", subjec
         raise NoWorker("there is no worker") from None
     except NatsTimeoutError:
         raise Stalled(f"no word within {CANCEL_TIMEOUT_SECONDS:g} s") from None
-    return bool(orjson.loads(message.data)["cancelled"])
+    return bool(from_json(message.data)["cancelled"])
 
 
 async def submit(

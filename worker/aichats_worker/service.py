@@ -9,7 +9,7 @@ from typing import Final
 import structlog
 
 from aichats_worker.app import App
-from aichats_worker.settings import Settings
+from aichats_worker.settings import Settings, unknown_variables
 
 log = structlog.get_logger(__name__)
 
@@ -24,6 +24,8 @@ ARENAS_MAX: Final = 2  # threads hash images, and each would get a heap of its o
 async def serve(settings: Settings) -> int:
     """Run a worker until SIGTERM, SIGINT or SIGHUP. Returns the exit status: 1 where a request was cut off, else 0."""
     give_memory_back()
+    for sentence in unknown_variables(os.environ):
+        log.warning("unknown setting", hint=sentence)
     app = App(settings)
     stop = asyncio.Event()
 

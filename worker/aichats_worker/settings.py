@@ -1,6 +1,8 @@
 """The worker's settings: environment variables, read once, one sentence per rule (contract, section 11)."""
 
-from typing import Annotated, Any, Literal, Self
+import difflib
+from collections.abc import Iterable
+from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
@@ -8,6 +10,8 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from aichats_worker.errors import SetupError
 from aichats_worker.urls import check_proxy, masked_url, masked_urls, split_url
+
+OURS: Final = ("WORKER_", "PROVIDER_", "AICHATS_", "OPENAI_")  # what begins so and is no setting is warned of
 
 
 class SettingsError(SetupError):
@@ -209,6 +213,20 @@ def load_settings(**overrides: Any) -> Settings:
     except ValidationError as error:
         lines = [_sentence(detail["loc"], detail["msg"]) for detail in error.errors()]
         raise SettingsError("\n".join(lines)) from None
+
+
+def unknown_variables(environment: Iterable[str]) -> list[str]:
+    """Return a sentence for each variable that looks like a setting and is none, with the one that was meant."""
+    known = [name.upper() for name in Settings.model_fields]
+    wrong = sorted(name for name in environment if name.startswith(OURS) and name not in known)
+    return [f"{name} is no setting{_meant(name, known)}." for name in wrong]
+
+
+def _meant(name: str, known: list[str]) -> str:
+    own_name = name.partition("_")[2]  # PROVIDER_PROXY for AICHATS_PROXY: a prefix is easily mistaken
+    same = [each for each in known if each.partition("_")[2] == own_name]
+    close = same or difflib.get_close_matches(name, known, n=1, cutoff=0.75)
+    return f"; {close[0]} was probably meant" if close else ""
 
 
 def settings_without_environment(**values: Any) -> Settings:

@@ -67,7 +67,16 @@ class ComesBack(Client):
         if not self.is_connected and self._reconnection_task is not None and self._reconnection_task.done():
             self._reconnection_task = asyncio.create_task(self._attempt_reconnect(), name="reconnect")
             return "a reconnect that had ended"
-        return ""
+        return "a subscription that heard nothing" if self._hear_again() else ""
+
+    def _hear_again(self) -> bool:
+        """Begin again what a cancellation inside a callback has ended: all that comes on its subscription."""
+        subscriptions: list[Any] = list(self._subs.values())
+        tasks = [(subscription, subscription._wait_for_msgs_task) for subscription in subscriptions]  # noqa: SLF001
+        deaf = [subscription for subscription, task in tasks if task is not None and task.done()]
+        for subscription in deaf:
+            subscription._start(self._error_cb)  # noqa: SLF001
+        return bool(deaf)
 
     async def move(self, leave: Callable[[], Awaitable[object]]) -> None:
         """Go to another server, and lose nothing of what is on its way. What is published meanwhile waits.

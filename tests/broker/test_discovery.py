@@ -27,6 +27,7 @@ async def test_info_announces_concrete_subjects_and_the_protocol(nc: Client, wor
     assert info["version"] == __version__
     assert info["metadata"] == {
         "protocol": "ai.v1",
+        "revision": "2",
         "keepalive_ms": "800",
         "max_payload": str(nc.max_payload),
         "prefix": "ai.v1",

@@ -1,6 +1,7 @@
 """Probes, metrics and documentation over HTTP, through FastStream's ASGI application."""
 
 import asyncio
+import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -75,7 +76,7 @@ class Web:
         try:
             listening = socket.create_server((host, port), family=family, dualstack_ipv6=both)
         except OSError as error:
-            reason = (error.strerror or type(error).__name__).lower()
+            reason = os.strerror(error.errno).lower() if error.errno else type(error).__name__
             raise SetupError(f"WORKER_HTTP_PORT {port} on {host}: {reason}; another worker may have it") from None
         config = uvicorn.Config(self.app, lifespan="off", log_config=None, log_level="warning", access_log=False)
         self._server = _Server(config)

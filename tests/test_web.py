@@ -140,5 +140,5 @@ async def test_no_probe_answers_500_while_the_worker_closes(worker: App, site: S
 async def test_each_check_is_a_metric(worker: App) -> None:
     value = worker.telemetry.registry.get_sample_value
     assert value("aichats_check", {"check": "broker"}) == 1
-    worker.watch.refused["ai.v1.req.text.*"] = "refused"
+    worker.connection.refused["ai.v1.req.text.*"] = "refused"
     assert value("aichats_check", {"check": "subscriptions"}) == 0

@@ -235,7 +235,9 @@ async def submit(
     reply_to: str | None = None,
     subjects: Subjects | None = None,
 ) -> PubAck:
-    """Submit a job. Its `duplicate` says that a job of this tenant and id was submitted within 15 minutes before.
+    """Submit a job. The answer says that it is stored.
+
+    Without a message id: those are shared by all tenants, and a job's id is in its subject.
 
     Args:
         js: JetStream of a connection.
@@ -249,6 +251,6 @@ async def submit(
     Raises:
         nats.js.errors.APIError: The stream refuses it: the queue is full, or a job of this id is queued or running.
     """
-    headers = {MSG_ID: f"{tenant}.{request_id}"} | ({REPLY_TO: reply_to} if reply_to else {})
+    headers = {REPLY_TO: reply_to} if reply_to else None
     subject = (subjects or Subjects()).job(kind, tenant, request_id)
     return await js.publish(subject, encoded(request), headers=headers, timeout=SUBMIT_TIMEOUT_SECONDS)

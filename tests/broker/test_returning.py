@@ -279,7 +279,7 @@ async def test_what_fails_after_a_reconnect_costs_nothing(
 
     server = own_nats_server()
     app = await start_worker(nats_url=server.url)
-    monkeypatch.setattr(app.watch, "_on_reconnect", fail)
+    monkeypatch.setattr(app.connection, "_on_reconnect", fail)
     for count in (1, 2):
         server.stop()
         server.start()

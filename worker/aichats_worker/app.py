@@ -7,8 +7,6 @@ from functools import partial
 import structlog
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
-from nats.errors import TimeoutError as NatsTimeoutError
-from nats.js import JetStreamContext
 
 from aichats_schemas.subjects import Kind, ReplyRule, Subjects
 from aichats_worker import wiring
@@ -16,15 +14,16 @@ from aichats_worker.broker.bus import Bus
 from aichats_worker.broker.connecting import Broker
 from aichats_worker.broker.discovery import Discovery
 from aichats_worker.broker.patches.subscribing import leave, queue_groups, settle
-from aichats_worker.broker.watching import Watch
+from aichats_worker.broker.watching import ConnectionWatch
 from aichats_worker.control.cancel import Cancels
 from aichats_worker.control.resume import Resumes
 from aichats_worker.direct.handover import Handover
 from aichats_worker.direct.subscribers import Core
 from aichats_worker.health import Check, Health
 from aichats_worker.jobs.ending import Abandonments
-from aichats_worker.jobs.provision import Provisioner, ProvisionRefused
+from aichats_worker.jobs.provision import Provisioner
 from aichats_worker.jobs.subscribers import Jobs, Retries
+from aichats_worker.jobs.watching import StreamsWatch
 from aichats_worker.provider import Provider
 from aichats_worker.request.executor import Executor
 from aichats_worker.request.reply import Replies
@@ -71,9 +70,9 @@ class App:
         )
         self.handover = Handover(self.slots, self.subjects, self.executor.cancel)
         self.tasks = Tasks()
-        self.watch = Watch(on_reconnect=self.handover.again)
+        self.connection = ConnectionWatch(on_reconnect=self.handover.again)
         metrics = faststream_metrics(self.telemetry.registry, self.subjects.prefix)
-        self.broker = Broker(wiring.access(settings), self.watch, middlewares=[metrics])
+        self.broker = Broker(wiring.access(settings), self.connection, middlewares=[metrics])
         self._core = Core(self.executor, self.telemetry, give=self.handover.give, rule=self._rule)
         self._core.subscribe(self.broker, self.subjects)
         self.discovery = Discovery(self.subjects, self.telemetry, self._announced)
@@ -84,6 +83,7 @@ class App:
         self.jobs: Jobs | None = None
         self._jobs_wait_for = "they are being started"
         self._resumes: Resumes | None = None
+        self._streams: StreamsWatch | None = None
         self._starting_jobs: asyncio.Task[None] | None = None
         self._nc: Client | None = None
         self._subscribed = False
@@ -92,22 +92,30 @@ class App:
     def _health(self) -> Health:
         """What the probes look at; a restart helps where it is no more live."""
         return Health(
-            live=[Check("connection", self.watch.closed), Check("tasks", self.tasks.lost)],
+            live=[Check("connection", self.connection.closed), Check("tasks", self.tasks.lost)],
             ready=[
-                Check("broker", self.watch.disconnected),
+                Check("broker", self.connection.disconnected),
                 Check("start", lambda: "" if self._subscribed else "nothing is subscribed to yet"),
-                Check("subscriptions", self.watch.unsubscribed),
+                Check("subscriptions", self.connection.unsubscribed),
                 Check("drain", lambda: "this worker is draining" if self._draining else ""),
                 Check("jobs", self._jobs_trouble),
-                Check("lame_duck", self.watch.leaving, gates=False),
+                Check("jobs_paused", self._jobs_paused, gates=False),
+                Check("lame_duck", self.connection.leaving, gates=False),
                 Check("provider", self._provider_trouble, gates=False),
                 Check("tasks_begun_again", self.tasks.failing, gates=False),
             ],
         )
 
     def _jobs_trouble(self) -> str:
-        served = self.jobs is not None or not self.settings.worker_jobs
-        return "" if served else f"jobs are not served: {self._jobs_wait_for}"
+        if not self.settings.worker_jobs:
+            return ""
+        problems = self._streams.problems() if self._streams is not None else []
+        if self.jobs is None and not problems:
+            problems = [self._jobs_wait_for]
+        return f"jobs are not served: {'; '.join(problems)}" if problems else ""
+
+    def _jobs_paused(self) -> str:
+        return "; ".join(self._streams.paused()) if self._streams is not None else ""
 
     def _provider_trouble(self) -> str:
         return "" if self.provider.working else "the provider fails, and is not asked for a while"
@@ -128,13 +136,17 @@ class App:
         self.telemetry.watch_tasks(asyncio.get_running_loop())
         if self.settings.worker_http_port:
             await self.web.start(self.settings.worker_http_host, self.settings.worker_http_port)
-        self.tasks.keep("broker-watch", self.watch.run)
+        self.tasks.keep("broker-watch", self.connection.run)
         nc = self._nc = await self.broker.connect()
-        bus = Bus(nc, nc.jetstream(timeout=JETSTREAM_TIMEOUT_SECONDS), self.subjects, self._rule)
+        domain = self.settings.nats_js_domain
+        js = nc.jetstream(domain=domain, timeout=JETSTREAM_TIMEOUT_SECONDS)
+        bus = Bus(nc, js, self.subjects, self._rule, domain)
         await self._subscribe(bus)
         await self._settled(nc)
         self._subscribed = True
         if self.settings.worker_jobs:
+            self._streams = self._watch_streams(bus)
+            self.tasks.keep("streams", self._streams.run)
             self._starting_jobs = self.tasks.keep("start-jobs", partial(self._start_jobs, bus), ends=True)
         log.info("ready", instance=self.discovery.id, prefix=self.subjects.prefix, max_payload=nc.max_payload)
 
@@ -161,14 +173,11 @@ class App:
 
     async def _start_jobs(self, bus: Bus) -> None:
         """Serve jobs as soon as JetStream lets us; core requests are served meanwhile."""
+        if self._streams is not None:
+            await self._streams.until_well()
         while self.jobs is None:
             try:
-                await self._provision(bus.js)
                 self.jobs = await self._open_jobs(bus)
-            except ProvisionRefused as error:
-                self._jobs_wait_for = f"their streams differ from what is wanted: {error}"
-                log.error("jobs are not served: their streams differ from what is wanted", changes=str(error))  # noqa: TRY400 - the changes say it all
-                return
             except (NatsError, TimeoutError) as error:
                 reason = self._jobs_wait_for = str(error) or type(error).__name__
                 log.warning("jobs are not served yet: turn JetStream on, or set WORKER_JOBS=off", error=reason)
@@ -190,30 +199,24 @@ class App:
         await jobs.subscribe(self.broker, settings.nats_inbox_prefix)
         return jobs
 
-    async def _provision(self, js: JetStreamContext) -> None:
+    def _watch_streams(self, bus: Bus) -> StreamsWatch:
         settings = self.settings
         provisioner = Provisioner(
-            js,
-            self.subjects,
+            bus,
+            timeout_seconds_max=settings.worker_timeout_seconds_max,
             ack_wait_seconds=settings.worker_ack_wait_seconds,
-            max_deliver=settings.worker_max_deliver,
         )
-        if settings.worker_jobs_provision:
-            for change in await provisioner.apply():
-                log.info("provisioned", change=str(change))
-            return
-        try:
-            drift = await provisioner.changes()
-        except NatsTimeoutError:
-            return  # no rights to look: whoever provisioned has them
-        if drift:
-            log.warning(f"the streams differ from what this worker expects: {'; '.join(map(str, drift))}")  # noqa: G004 - one sentence
+        watch = StreamsWatch(
+            provisioner, mend=settings.worker_jobs_provision, connected=lambda: bool(bus.nc.is_connected)
+        )
+        self.telemetry.watch_streams(lambda: len(watch.problems()))
+        return watch
 
     async def drain(self) -> int:
         """Leave the queue group first, then finish what runs, then close. Returns how many were cut off."""
         if self._draining:
             return 0
-        self._draining = self.watch.closing = True
+        self._draining = self.connection.closing = True
         if self._starting_jobs is not None:
             self._starting_jobs.cancel()
             await asyncio.wait({self._starting_jobs})

@@ -42,6 +42,7 @@ class Settings(BaseSettings):
     nats_key: str | None = Field(None, description="Path of the client certificate's key; goes with NATS_CERT.")
     nats_tls_first: OnOff = Field(default=False, description="TLS before the server's first word.")
     nats_context: str | None = Field(None, description="A context of the nats command line; for commands alone.")
+    nats_js_domain: str | None = Field(None, description="The JetStream domain of the streams.")
     nats_inbox_prefix: str = Field("_INBOX", description="The worker's own inbox prefix.")
 
     aichats_url: str = Field("https://ai-chats.org", description="The provider's origin.")
@@ -150,6 +151,13 @@ class Settings(BaseSettings):
         if proxy is not None:
             check_proxy(proxy.get_secret_value())
         return proxy
+
+    @field_validator("nats_js_domain")
+    @classmethod
+    def _token(cls, domain: str | None) -> str | None:
+        if domain is not None and not domain.replace("-", "").replace("_", "").isalnum():
+            raise ValueError("must be one token of letters, digits, - and _")
+        return domain
 
     @field_validator("worker_subject_prefix", "nats_inbox_prefix")
     @classmethod

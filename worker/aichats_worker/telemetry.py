@@ -94,6 +94,13 @@ class Telemetry:
         gauge = Gauge("aichats_provider_working", "0 while the provider is not asked.", registry=self.registry)
         gauge.set_function(lambda: float(working()))
 
+    def watch_streams(self, problems: Callable[[], int]) -> None:
+        """Show how much of what jobs need at the broker is missing or wrong."""
+        gauge = Gauge(
+            "aichats_jobs_problems", "Streams and consumers of jobs that are missing or wrong.", registry=self.registry
+        )
+        gauge.set_function(lambda: float(problems()))
+
     def watch_tasks(self, loop: asyncio.AbstractEventLoop) -> None:
         """Show how many tasks the event loop has: what a leak of them would be seen by."""
         gauge = Gauge("aichats_event_loop_tasks", "Tasks of the event loop that are not done.", registry=self.registry)

@@ -27,6 +27,7 @@ def access(settings: Settings) -> Access:
         key=settings.nats_key,
         tls_first=settings.nats_tls_first,
         inbox_prefix=settings.nats_inbox_prefix,
+        js_domain=settings.nats_js_domain,
     )
 
 

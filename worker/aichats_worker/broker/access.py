@@ -62,6 +62,7 @@ class Access:
         key: The certificate's key.
         tls_first: TLS before the server's first word.
         inbox_prefix: Of our own inboxes.
+        js_domain: The JetStream domain of the streams; None for that of the server.
     """
 
     servers: Sequence[str] = field(repr=False)
@@ -75,6 +76,7 @@ class Access:
     key: str | None = None
     tls_first: bool = False
     inbox_prefix: str = "_INBOX"
+    js_domain: str | None = None
 
     def identity(self) -> Identity:
         """Read the files.

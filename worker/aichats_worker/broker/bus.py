@@ -17,9 +17,15 @@ class Bus:
         js: JetStream on it.
         subjects: The subjects and streams below the worker's prefix.
         rule: Where something may be published at all.
+        domain: The JetStream domain of the streams; None for that of the server.
     """
 
     nc: Client
     js: JetStreamContext
     subjects: Subjects = field(default_factory=Subjects)
     rule: ReplyRule = field(default_factory=ReplyRule)
+    domain: str | None = None
+
+    def api(self, call: str) -> str:
+        """Return the subject of a JetStream API call, such as `STREAM.INFO.AIJOBS`, in the streams' domain."""
+        return f"$JS.{self.domain}.API.{call}" if self.domain else f"$JS.API.{call}"

@@ -10,7 +10,7 @@ from nats.aio.client import Client
 from aichats_worker.broker.access import Access
 from aichats_worker.broker.patches.reading import ReadsAnything
 from aichats_worker.broker.patches.returning import CONNECT_TIMEOUT_SECONDS, ComesBack
-from aichats_worker.broker.watching import Watch
+from aichats_worker.broker.watching import ConnectionWatch
 
 RECONNECT_WAIT_SECONDS: Final = 1
 FLUSH_TIMEOUT_SECONDS: Final = 5.0  # nats-py has none by default: a frozen server would block every publish
@@ -25,9 +25,10 @@ class Connection(ReadsAnything, ComesBack):
 class Broker(NatsBroker):
     """FastStream's broker on a connection of ours: its own callback raises where a broker refuses us, and ends it."""
 
-    def __init__(self, access: Access, watch: Watch, *, middlewares: Sequence[Any]) -> None:
+    def __init__(self, access: Access, watch: ConnectionWatch, *, middlewares: Sequence[Any]) -> None:
         super().__init__(
             list(access.servers),
+            js_options={"domain": access.js_domain},
             graceful_timeout=1.0,  # handlers return at once; the executor has its own drain
             apply_types=False,  # the decoder has made the value already, and each injected parameter is a thread hop
             middlewares=middlewares,

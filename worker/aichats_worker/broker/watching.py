@@ -27,7 +27,7 @@ _REFUSED: Final = re.compile(r'permissions violation for subscription to "([^"]+
 _SUBSCRIPTIONS_MAX: Final = "maximum subscriptions exceeded"
 
 
-class Watch:
+class ConnectionWatch:
     """Over one connection, from before it stands to its end.
 
     Args:
@@ -51,7 +51,7 @@ class Watch:
         self.closing = False
 
     def over(self, nc: ComesBack) -> None:
-        """Watch this connection."""
+        """ConnectionWatch this connection."""
         self._nc = nc
 
     def disconnected(self) -> str:

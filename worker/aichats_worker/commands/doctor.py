@@ -13,7 +13,7 @@ from aichats_schemas.subjects import KINDS, SERVICE, Subjects
 from aichats_worker import wiring
 from aichats_worker.broker.connecting import connect
 from aichats_worker.errors import WorkerError
-from aichats_worker.jobs.provision import consumer_name
+from aichats_worker.jobs.streams import consumer_name
 from aichats_worker.provider.reach import reach
 from aichats_worker.settings import Settings
 from aichats_worker.urls import masked_urls
@@ -83,7 +83,7 @@ async def _nats(settings: Settings) -> list[Finding]:
 
 
 async def _jetstream(nc: Client, settings: Settings) -> Finding:
-    js = nc.jetstream(timeout=JETSTREAM_TIMEOUT_SECONDS)
+    js = nc.jetstream(domain=settings.nats_js_domain, timeout=JETSTREAM_TIMEOUT_SECONDS)
     try:
         await js.account_info()
     except NatsError:

@@ -47,7 +47,9 @@ class Cancels:
         max_deliver: int,
     ) -> None:
         self._bus = bus
-        self._js: JetStreamContext | None = bus.nc.jetstream(timeout=STREAM_TIMEOUT_SECONDS) if max_deliver else None
+        self._js: JetStreamContext | None = (
+            bus.nc.jetstream(domain=bus.domain, timeout=STREAM_TIMEOUT_SECONDS) if max_deliver else None
+        )
         self._max_deliver = max_deliver
         self._executor = executor
         self._telemetry = telemetry

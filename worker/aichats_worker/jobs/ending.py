@@ -16,7 +16,7 @@ from aichats_schemas.subjects import KINDS, QUEUE, Kind, Subjects
 from aichats_worker.broker.bus import Bus
 from aichats_worker.errors import Internal, WorkerError
 from aichats_worker.jobs.letters import DeadLetters
-from aichats_worker.jobs.provision import consumer_name
+from aichats_worker.jobs.streams import consumer_name
 from aichats_worker.request.call import Call, stored_call
 from aichats_worker.request.reply import Reply
 
@@ -158,7 +158,9 @@ class Abandonments:
         error = Internal(f"the worker ended in the middle of the last of {deliveries} attempts; submit the job again")
         published = await publish_end(self._bus, call, error)
         if published:
-            await self._letters.write(call, stream_seq=stream_seq, code=error.code, reason=error.message)
+            await self._letters.write(
+                call, stream_seq=stream_seq, code=error.code, reason=error.message, attempts=call.attempt
+            )
         await self._bus.js.delete_msg(self._bus.subjects.jobs_stream, stream_seq)
         log.warning("job ended for a worker that died", id=call.id, attempts=deliveries)
 

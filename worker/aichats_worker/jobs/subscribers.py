@@ -32,7 +32,7 @@ from aichats_worker.errors import (
 from aichats_worker.jobs.ending import last_point, stored_failure
 from aichats_worker.jobs.lease import Lease, Pulse
 from aichats_worker.jobs.letters import REASON_MAX_CHARS, DeadLetters
-from aichats_worker.jobs.provision import consumer_name
+from aichats_worker.jobs.streams import consumer_name
 from aichats_worker.request.call import MODELS, Call, job_call
 from aichats_worker.request.executor import Executor
 from aichats_worker.request.outcome import Completed, Outcome
@@ -151,7 +151,9 @@ class JobDelivery:
         # The letter first: a worker that dies in between leaves a job that is delivered again, not one that is lost.
         if not isinstance(error, Cancelled):
             seq = self._message.metadata.sequence.stream
-            await self._letters.write(self.call, stream_seq=seq, code=error.code, reason=error.message)
+            await self._letters.write(
+                self.call, stream_seq=seq, code=error.code, reason=error.message, attempts=self.call.attempt
+            )
         await terminate(self._nc, self._message, error.message)
 
 
@@ -280,7 +282,9 @@ class Jobs:
         failure = await stored_failure(self.bus, subject)
         if failure is not None and failure.data.code != ErrorCode.CANCELLED:
             seq = message.metadata.sequence.stream
-            await self.letters.write(call, stream_seq=seq, code=failure.data.code, reason=failure.data.message)
+            await self.letters.write(
+                call, stream_seq=seq, code=failure.data.code, reason=failure.data.message, attempts=call.attempt
+            )
         await message.ack_sync(timeout=ACK_TIMEOUT_SECONDS)
         log.info("job had its end already", id=call.id, deliveries=call.attempt)
 
@@ -293,5 +297,5 @@ class Jobs:
         self._telemetry.dropped(call.record(), "forbidden_reply")
         error = InvalidRequest(call.problem or "reply_to: must be an inbox, _INBOX.<...>, of at most 255 characters")
         seq = message.metadata.sequence.stream
-        await self.letters.write(call, stream_seq=seq, code=error.code, reason=error.message)
+        await self.letters.write(call, stream_seq=seq, code=error.code, reason=error.message, attempts=call.attempt)
         await terminate(self.bus.nc, message, error.message)

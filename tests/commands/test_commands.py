@@ -87,7 +87,7 @@ async def test_ask_prints_events_as_lines_of_json(worker: App, nats_server: Nats
 async def test_an_error_is_one_sentence_on_standard_error(worker: App, nats_server: NatsServer) -> None:
     ran = await command("ask", "[sim: status=404]", "--server", nats_server.url)
     assert (ran.status, ran.out) == (1, b"")
-    assert ran.err.startswith("bad_response: ")
+    assert ran.err.startswith("misconfigured: ")
     assert ran.err.count("\n") == 1
 
 

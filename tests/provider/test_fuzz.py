@@ -13,11 +13,11 @@ from aichats_worker.errors import WorkerError
 from aichats_worker.provider import Finish, Picture, Provider
 from aichats_worker.provider.aichats.dialect import AiChatsDecoder
 from aichats_worker.provider.deltas import Decoder
-from aichats_worker.provider.http.upstream import Timeouts
-from aichats_worker.provider.openai.site import OpenAIDecoder
+from aichats_worker.provider.http.route import Timeouts
+from aichats_worker.provider.openai.dialect import OpenAIDecoder
 from aichats_worker.simulator.answers import CUT, HOLD, Part
 from aichats_worker.simulator.server import Simulator
-from tests.provider.asking import ask, make
+from tests.provider.asking import ask, draw, make
 
 pytestmark = [pytest.mark.fuzz, pytest.mark.timeout(1800)]
 
@@ -81,7 +81,7 @@ CASES = st.builds(
     sized=st.booleans(),
     status=st.sampled_from([200] * 10 + [204, 302, 403, 429, 500, 503]),
 )
-QUICK = Timeouts(connect=10, first_byte=0.03, stall=0.03)
+QUICK = Timeouts(connect=10, first_byte=0.03, stall=0.03, image=0.03)
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ async def test_any_bytes_give_an_image_or_a_typed_error(
     picture = code = None
     try:
         async with asyncio.timeout(20):
-            picture = await providers[case.kind].image(ask(prompt))
+            picture = await draw(providers[case.kind], ask(prompt))
     except WorkerError as error:
         code = error.code
     assert code != "internal"

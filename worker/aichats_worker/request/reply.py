@@ -49,7 +49,7 @@ class Reply:
 
     __slots__ = (
         "_ask", "_call", "_ended", "_first", "_guard", "_hushed", "_images", "_js", "_keepalive", "_last",
-        "_last_probe", "_nc", "_probe", "_seq", "_tail", "_texts",
+        "_last_probe", "_nc", "_probe", "_seq", "_tail", "_texts", "_thoughts",
     )  # fmt: skip
 
     def __init__(
@@ -75,6 +75,7 @@ class Reply:
         self._ended = False
         self._hushed = False
         self._texts: list[str] = []
+        self._thoughts: list[str] = []
         self._images: list[Picture] = []
         self._first: float | None = None
         self._last = time.monotonic()
@@ -96,20 +97,28 @@ class Reply:
         if self._ask:
             self._texts.append(delta)
         else:
-            await self._text(delta)
+            await self._text(b"response", delta)
 
-    async def _text(self, delta: str) -> None:
-        payload = self._payload(b"response", orjson.dumps(delta))
+    async def reasoning(self, delta: str) -> None:
+        """Publish a piece of the model's reasoning, split as text is."""
+        self._content()
+        if self._ask:
+            self._thoughts.append(delta)
+        else:
+            await self._text(b"reasoning", str(delta))
+
+    async def _text(self, kind: bytes, delta: str) -> None:
+        payload = self._payload(kind, orjson.dumps(delta))
         if len(payload) <= self._nc.max_payload:
             await self._publish(payload)
         elif len(delta) > 1:
             middle = len(delta) // 2
-            await self._text(delta[:middle])
-            await self._text(delta[middle:])
+            await self._text(kind, delta[:middle])
+            await self._text(kind, delta[middle:])
         else:
             raise TooLarge(f"max_payload: the broker's limit of {self._nc.max_payload} bytes fits no event")
 
-    async def image(self, picture: Picture) -> None:
+    async def image(self, index: int, picture: Picture) -> None:
         """Publish an image in as many parts as the negotiated `max_payload` asks for."""
         self._content()
         if self._ask:
@@ -121,7 +130,7 @@ class Reply:
         parts = -(-len(picture.data) // size)
         for part in range(parts):
             data = {
-                "index": 0,
+                "index": index,
                 "part": part,
                 "parts": parts,
                 **_described(picture, picture.data[part * size : (part + 1) * size]),
@@ -156,7 +165,8 @@ class Reply:
     def _answer(self) -> dict[str, Any]:
         if self._call.kind == "image":
             return {"images": [_described(picture, picture.data) for picture in self._images]}
-        return {"text": "".join(self._texts)}
+        answer = {"text": "".join(self._texts)}
+        return answer | {"reasoning": "".join(self._thoughts)} if self._thoughts else answer
 
     async def fail(self, error: WorkerError) -> None:
         """Publish the `error` event with its headers, and the sentinel."""
@@ -164,6 +174,8 @@ class Reply:
         data: dict[str, Any] = {"code": error.code, "message": message, "retryable": error.retryable}
         if error.retry_after_ms is not None:
             data["retry_after_ms"] = error.retry_after_ms
+        if error.usage is not None:
+            data["usage"] = error.usage.model_dump()
         headers = {SERVICE_ERROR: ascii_line(error.message, HEADER_MAX_CHARS), SERVICE_ERROR_CODE: str(error.number)}
         await self._end(self._payload(b"error", orjson.dumps(data)), headers)
 

@@ -82,6 +82,11 @@ def provider_urls(settings: Settings) -> dict[str, str]:
     return {name: urls[name] for name in settings.providers}
 
 
+def openai_server(settings: Settings) -> Server:
+    """Return the OpenAI-compatible server that is named, and how it is let in."""
+    return Server(settings.openai_base_url, _plain(settings.openai_api_key), settings.openai_extra_headers)
+
+
 def _aichats(settings: Settings, route_out: Route, limits_of_images: ImageLimits) -> Guarded:
     return AiChats(
         url=settings.aichats_url,
@@ -93,7 +98,7 @@ def _aichats(settings: Settings, route_out: Route, limits_of_images: ImageLimits
 
 
 def _openai(settings: Settings, route_out: Route, limits_of_images: ImageLimits) -> Guarded:
-    server = Server(settings.openai_base_url, _plain(settings.openai_api_key), settings.openai_extra_headers)
+    server = openai_server(settings)
     return OpenAI(
         server,
         image_server=_image_server(settings, server),

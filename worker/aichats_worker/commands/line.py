@@ -18,7 +18,7 @@ from rich.console import Console
 from aichats_client import ClientError
 from aichats_schemas import __version__
 from aichats_worker.errors import SetupError
-from aichats_worker.settings import Settings, SettingsError, load_settings, settings_without_environment
+from aichats_worker.settings import Settings, load_settings, settings_without_environment
 
 T = TypeVar("T")
 
@@ -49,7 +49,7 @@ def run() -> None:
     from aichats_worker.service import serve
     from aichats_worker.telemetry import configure_logging
 
-    settings = _settings()
+    settings = _settings(context=False)
     configure_logging(settings.worker_log_level, settings.worker_log_format)
     sys.exit(_finish(serve(settings)))
 
@@ -273,11 +273,19 @@ def version() -> None:
     typer.echo(__version__)
 
 
-def _settings(server: str | None = None) -> Settings:
+def _settings(server: str | None = None, *, context: bool = True) -> Settings:
+    """Read the environment, for a command: what no variable says may be said by a context of the nats command line."""
+    from aichats_worker.commands.context import from_context
+
+    options = {"nats_url": server} if server else {}
     try:
-        return load_settings(**({"nats_url": server} if server else {}))
-    except SettingsError as error:
+        settings = load_settings(**options)
+        if context and settings.nats_context:
+            named = settings.model_fields_set | ({"nats_user"} if "@" in settings.nats_url else set())
+            settings = load_settings(**(from_context(settings.nats_context, named) | options))
+    except SetupError as error:
         _fail(str(error), STATUS_USAGE)
+    return settings
 
 
 def _asker(server: str | None, tenant: str, timeout: float | None = None, *, as_json: bool = False) -> Any:

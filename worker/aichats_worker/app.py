@@ -24,7 +24,7 @@ from aichats_worker.jobs.ending import Abandonments
 from aichats_worker.jobs.provision import Provisioner
 from aichats_worker.jobs.subscribers import Jobs, Retries
 from aichats_worker.jobs.watching import StreamsWatch
-from aichats_worker.provider import Provider
+from aichats_worker.provider import OpenedProvider
 from aichats_worker.request.executor import Executor
 from aichats_worker.request.reply import Replies
 from aichats_worker.request.slots import Slots
@@ -49,7 +49,7 @@ class App:
         provider: In place of the one that the settings name.
     """
 
-    def __init__(self, settings: Settings, *, provider: Provider | None = None) -> None:
+    def __init__(self, settings: Settings, *, provider: OpenedProvider | None = None) -> None:
         self.settings = settings
         self.subjects = Subjects(settings.worker_subject_prefix)
         self._rule = ReplyRule(strict=settings.worker_strict_tenant_inbox)
@@ -118,12 +118,15 @@ class App:
         return "; ".join(self._streams.paused()) if self._streams is not None else ""
 
     def _provider_trouble(self) -> str:
-        return "" if self.provider.working else "the provider fails, and is not asked for a while"
+        not_asked = self.provider.not_asked
+        return f"not asked for a while, since it fails: {', '.join(not_asked)}" if not_asked else ""
 
     def _announced(self) -> dict[str, str]:
         return {
             "keepalive_ms": str(round(self.settings.worker_keepalive_seconds * 1000)),
             "max_payload": str(self.broker.connection.max_payload),
+            "models_text": ",".join(self.provider.offers["text"]),
+            "models_image": ",".join(self.provider.offers["image"]),
             "provider_working": str(self.provider.working).lower(),
         }
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pydantic import SecretStr
 
 from aichats_worker.broker.access import Access
-from aichats_worker.provider import Provider
+from aichats_worker.provider import OpenedProvider
 from aichats_worker.provider.aichats import AiChats
 from aichats_worker.provider.door import DoorPolicy, Guarded
 from aichats_worker.provider.http.route import Environment, Route, Timeouts
@@ -52,7 +52,7 @@ def limits(settings: Settings) -> Limits:
     )
 
 
-def provider(settings: Settings) -> Provider:
+def provider(settings: Settings) -> OpenedProvider:
     """Make the providers that are named, each behind its door, as one."""
     made = {"aichats": _aichats, "openai": _openai}
     route_out, limits_of_images = route(settings), _image_limits(settings)

@@ -45,6 +45,7 @@ class Jobs:
 
     def __init__(self, mail: Mailbox, executor: Executor, watch: Watch, *, telemetry: Telemetry, rules: Rules) -> None:
         self.clock = BrokerClock()
+        self.mail = mail
         self.queue = Queue(mail)
         self.records = Records(mail, rules.attempts_max)
         self.finish = Ending(mail, self.queue, self.records)

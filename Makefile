@@ -59,7 +59,9 @@ chart-docs: .venv/.project ## write the chart's tables and schema of settings
 cluster: .venv/.project ## install, upgrade under load, evict and uninstall on the cluster of K8S_TEST_KUBECONFIG
 	$(BIN)/pytest tests/cluster $(ARGS)
 
-image: ## build the container image, aichats-worker
+image: ## build the container image, aichats-worker (needs Docker with BuildKit)
+	@DOCKER_BUILDKIT=1 $(DOCKER) build --help >/dev/null 2>&1 \
+	|| { echo "make image needs Docker with BuildKit, and \"$(DOCKER) build\" says it has none: install its buildx plugin (docker-buildx), or name another command with DOCKER=..."; exit 1; }
 	DOCKER_BUILDKIT=1 $(DOCKER) build --tag aichats-worker --build-arg BASE_IMAGE=$(BASE_IMAGE) --build-arg REVISION=$$(git rev-parse HEAD) \
 		--build-arg VERSION=$$($(MAKE) --silent version) .
 

@@ -12,8 +12,7 @@ from typing import Any, Final, Literal
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
-from aichats_client import Answer, ClientError, cancel, resume, submit
-from aichats_client.stream import Gap, NoWorker, Stalled
+from aichats_client import Answer, ClientError, Gap, NoWorker, Stalled, cancel, resume, submit
 from aichats_worker.simulator.answers import words
 from aichats_worker.simulator.server import Received, Simulator
 from tests.requester import Exchange, check, text_of

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -104,6 +105,10 @@ class NatsServer:
         self.send(signal.SIGCONT)
         self.process.terminate()
         self.wait()
+
+    def wipe(self) -> None:
+        """Lose the disk."""
+        shutil.rmtree(self._store / "jetstream", ignore_errors=True)
 
     def wait(self) -> None:
         assert self.process is not None

@@ -4,7 +4,9 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator
 from contextlib import closing
+from dataclasses import dataclass
 from typing import Any
+from urllib.request import urlopen
 
 import nats
 import pytest
@@ -24,6 +26,7 @@ pytestmark = pytest.mark.e2e
 
 REQ = "ai.v1.req.text.default"
 WAIT_SECONDS = 15.0
+UP_WAIT_SECONDS = 60.0  # until all of compose is up: checks every two seconds, on a machine that does other things
 
 # Tries to write where nothing may be written, and where something may.
 WRITE = """
@@ -65,6 +68,10 @@ async def test_nothing_can_be_written_but_below_tmp(contained: Contained) -> Non
     assert said == ["/x Read-only file system", "/opt/worker/x Read-only file system", "/tmp/x written"]  # noqa: S108 - the container's
 
 
+async def test_the_image_has_what_the_charts_prestop_hook_calls(contained: Contained) -> None:
+    assert inside(contained, "sleep", "0") == ""
+
+
 async def test_the_image_names_its_user_by_number_and_its_version(contained: Contained) -> None:
     image = contained.docker.image.attrs["Config"]
     assert image["User"] == "65532:65532"
@@ -93,43 +100,75 @@ async def test_docker_kill_takes_the_answer_away_and_another_worker_serves_the_n
 
 
 async def said(contained: Contained, words: str) -> None:
-    async with asyncio.timeout(WAIT_SECONDS):
+    async with asyncio.timeout(UP_WAIT_SECONDS):
         while words not in contained.log:
             assert contained.poll() is None, contained.log
             await asyncio.sleep(0.05)
 
 
+def nanoseconds(seconds: str) -> int:
+    return int(seconds.removesuffix("s")) * 1_000_000_000
+
+
 def from_compose(image: str, service: dict[str, Any]) -> DockerContainer:
-    """A service as compose.yaml has it, but for its published ports and its volume."""
+    """A service as compose.yaml has it, but for its volume, and with any free ports."""
     container = DockerContainer(image).with_envs(**service.get("environment", {}))
     if "command" in service:
         container.with_command(service["command"])
     for path in service.get("tmpfs", ()):
         container.with_tmpfs_mount(path)
+    for port in service.get("ports", ()):
+        container.with_exposed_ports(int(port.rpartition(":")[2]))
+    check = {
+        key: value if key in ("test", "retries") else nanoseconds(value)
+        for key, value in service["healthcheck"].items()
+    }
     return container.with_kwargs(
-        **{name: service[name] for name in ("read_only", "cap_drop", "security_opt") if name in service}
+        healthcheck=check,
+        **{name: service[name] for name in ("read_only", "cap_drop", "security_opt") if name in service},
     )
 
 
+async def healthy(contained: Contained) -> None:
+    """Wait until its health check says so."""
+    async with asyncio.timeout(UP_WAIT_SECONDS):
+        while True:
+            assert contained.poll() is None, contained.log  # looks at it anew
+            if contained.docker.attrs["State"]["Health"]["Status"] == "healthy":
+                return
+            await asyncio.sleep(0.1)
+
+
+@dataclass(frozen=True)
+class Composed:
+    """The services of compose.yaml: the broker's URL and the workers' pages, on this host."""
+
+    nats_url: str
+    pages: list[str]
+
+
 @pytest.fixture
-async def composed(containers: Containers) -> AsyncIterator[str]:
-    """The services of compose.yaml on a network of their own, the worker twice; the broker's URL on this host."""
+async def composed(containers: Containers) -> AsyncIterator[Composed]:
+    """They run on a network of their own, as many workers as compose starts."""
     services = yaml.safe_load((ROOT / "compose.yaml").read_text("utf-8"))["services"]
     nats_image, worker_image = containers.nats_image, containers.worker_image
     with Network() as network, closing(Containers(nats_image=nats_image, worker_image=worker_image)) as own:
 
-        async def start(name: str, image: str, ready: str) -> DockerContainer:
+        def start(name: str, image: str) -> tuple[DockerContainer, Contained]:
             container = from_compose(image, services[name]).with_network(network).with_network_aliases(name)
-            if name == "nats":
-                container.with_exposed_ports(4222)
-            await said(own.run(container), ready)
-            return container
+            return container, own.run(container)
 
-        server = await start("nats", nats_image, "Server is ready")
-        await start("simulator", worker_image, "AICHATS_URL")
-        for _ in range(2):
-            await start("worker", worker_image, '"event": "jobs are served"')
-        yield f"nats://127.0.0.1:{server.get_exposed_port(4222)}"
+        # The worker comes first: in compose, nobody waits for anybody.
+        workers = [start("worker", worker_image) for _ in range(services["worker"]["deploy"]["replicas"])]
+        server, contained = start("nats", nats_image)
+        _, simulated = start("simulator", worker_image)
+        await said(contained, "Server is ready")  # an image of NATS need not have what its health check calls
+        for each in (simulated, *(worker for _, worker in workers)):
+            await healthy(each)
+        for _, worker in workers:
+            await said(worker, '"event": "jobs are served"')
+        pages = [f"http://127.0.0.1:{container.get_exposed_port(8080)}" for container, _ in workers]
+        yield Composed(f"nats://127.0.0.1:{server.get_exposed_port(4222)}", pages)
 
 
 async def everything(nc: Client) -> None:
@@ -142,9 +181,20 @@ async def everything(nc: Client) -> None:
         assert [event async for event in resume(nc, "r1", tenant="t")][-1].type == "done"
 
 
-async def test_the_services_of_compose_find_each_other_by_name(composed: str) -> None:
-    nc = await nats.connect(composed)
+async def test_the_services_of_compose_are_healthy_and_find_each_other_by_name(composed: Composed) -> None:
+    nc = await nats.connect(composed.nats_url)
     try:
         await everything(nc)
     finally:
         await nc.close()
+
+
+def status(url: str) -> int:
+    with urlopen(url, timeout=WAIT_SECONDS) as answer:  # noqa: S310 - a container of ours
+        return int(answer.status)
+
+
+async def test_each_worker_of_compose_shows_its_page(composed: Composed) -> None:
+    assert len(composed.pages) == 2
+    for page in composed.pages:
+        assert await asyncio.to_thread(status, f"{page}/docs/asyncapi") == 200

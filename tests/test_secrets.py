@@ -192,7 +192,7 @@ def provider_settings(simulator: Simulator, proxy: Proxy, provider: str) -> dict
         "PROVIDER_CIRCUIT_OPEN_SECONDS": "0.001",
         "OPENAI_BASE_URL": f"{simulator.url}/v1",
         "OPENAI_API_KEY": KEY,
-        "WORKER_PROVIDER": provider,
+        "WORKER_PROVIDERS": provider,
         "WORKER_ALLOW_REQUEST_PROXY": "on",
     }
 
@@ -260,19 +260,21 @@ async def test_nor_with_the_other_provider(
 
 DEFECTIVE = """
 import sys
-import aichats_worker.provider.opening as opening
+import aichats_worker.wiring as wiring
 
 class Defective:
     working = True
+    offers = {"text": {"gpt-4": (frozenset(),)}, "image": {"dalle": (frozenset(),)}}
     async def text(self, question):
         yield question.messages[0].content
         _ = question, question.messages[0].content[10 ** 9]
-    async def image(self, question):
+    async def images(self, question):
         raise KeyError(len(question.messages))
+        yield
     async def close(self):
         pass
 
-opening.open_provider = lambda settings: Defective()
+wiring.provider = lambda settings: Defective()
 from aichats_worker.__main__ import main
 sys.argv = ["aichats-worker", "run"]
 main()

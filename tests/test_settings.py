@@ -60,6 +60,18 @@ def test_a_variable_is_read_under_its_own_name(monkeypatch: pytest.MonkeyPatch) 
         ("WORKER_KEEPALIVE_SECONDS", "x", "WORKER_KEEPALIVE_SECONDS must be a valid number, unable to parse string"),
         ("WORKER_LOG_FORMAT", "xml", "WORKER_LOG_FORMAT must be 'auto', 'console' or 'json'."),
         ("WORKER_SUBJECT_PREFIX", "ai..v1", "WORKER_SUBJECT_PREFIX must be tokens"),
+        ("WORKER_PROVIDERS", "aichats,claude", "WORKER_PROVIDERS must be aichats, openai or both by comma, each once."),
+        ("WORKER_PROVIDERS", "openai,openai", "WORKER_PROVIDERS must be aichats, openai or both by comma, each once."),
+        (
+            "OPENAI_BASE_URL",
+            "http://u:p@x/v1",
+            "OPENAI_BASE_URL must not hold credentials; OPENAI_API_KEY is for them.",
+        ),
+        ("OPENAI_HEADERS", "no header", "OPENAI_HEADERS must be headers such as api-key: value, by line or comma."),
+        ("OPENAI_TEXT_MODELS", "a=b,a=c", "OPENAI_TEXT_MODELS must be name=server's name by comma, each name once"),
+        ("OPENAI_TEXT_MODELS", "none", "OPENAI_TEXT_MODELS must name at least one model."),
+        ("PROVIDER_CA", "/none.pem", "PROVIDER_CA must be a file of certificates that can be read."),
+        ("PROVIDER_KEY", "k.pem", "PROVIDER_CERT and PROVIDER_KEY go together: set both or neither."),
         ("NATS_CERT", "c.pem", "NATS_CERT and NATS_KEY go together: set both or neither."),
         ("NATS_USER", "u", "NATS_USER and NATS_PASSWORD go together: set both or neither."),
         ("WORKER_RETRY_MAX_SECONDS", "0.5", "WORKER_RETRY_MAX_SECONDS cannot be shorter than WORKER_RETRY_BASE"),
@@ -73,6 +85,21 @@ def test_a_wrong_setting_gets_one_sentence(
         load_settings()
     (line,) = str(caught.value).splitlines()
     assert line.startswith(sentence)
+
+
+def test_tables_and_headers_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORKER_PROVIDERS", " aichats , openai ")
+    monkeypatch.setenv("OPENAI_TEXT_MODELS", "gpt-4=gpt-4o, fast = org/mini:8b ,bare")
+    monkeypatch.setenv("OPENAI_IMAGE_MODELS", "none")
+    monkeypatch.setenv("OPENAI_HEADERS", "api-key: s3cret, HTTP-Referer: https://x.org/a,b\nX-Title: A, B")
+    settings = load_settings()
+    assert settings.providers == ["aichats", "openai"]
+    assert settings.text_models == {"gpt-4": "gpt-4o", "fast": "org/mini:8b", "bare": "bare"}
+    assert settings.image_models == {}
+    assert settings.openai_extra_headers == {
+        "api-key": "s3cret", "HTTP-Referer": "https://x.org/a,b", "X-Title": "A, B",
+    }  # fmt: skip
+    assert "s3cret" not in str(settings.masked())
 
 
 def test_every_broken_rule_has_a_line_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

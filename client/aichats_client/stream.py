@@ -1,17 +1,11 @@
-"""Requests, and the events that come back.
-
-ClientError
-├── NoWorker     nobody serves the subject
-├── Stalled      nothing came for longer than a worker is ever silent
-└── Gap          an event is missing
-"""
+"""Requests, and the events that come back, as they are: what `Client` is made of, for whoever wants it so."""
 
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any
+from typing import Any, Final
 
-from nats.aio.client import Client
+from nats.aio.client import Client as NatsClient
 from nats.aio.msg import Msg
 from nats.errors import NoRespondersError
 from nats.errors import TimeoutError as NatsTimeoutError
@@ -20,45 +14,43 @@ from nats.js.api import PubAck
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json, to_json
 
-from aichats_schemas.events import Error, Result, StreamEvent, parse_event
+from aichats_client.errors import ClientError, CutOff, Gap, NoWorker, Stalled, service_error
+from aichats_schemas.events import Done, Error, ErrorCode, ErrorData, Result, StreamEvent, parse_event
 from aichats_schemas.subjects import MSG_ID, REPLY_TO, Kind, Subjects
 
 # A worker is never silent for longer than its keep-alive interval, 0.8 s by default.
-STALL_SECONDS = 15.0
-CANCEL_TIMEOUT_SECONDS = 5.0
-SUBMIT_TIMEOUT_SECONDS = 5.0
-NO_RESPONDERS = "503"
+STALL_SECONDS: Final = 15.0
+CANCEL_TIMEOUT_SECONDS: Final = 5.0
+SUBMIT_TIMEOUT_SECONDS: Final = 5.0
+NO_RESPONDERS: Final = "503"
+HEADERS_MAX_BYTES: Final = 1024  # ours are a few hundred; the broker counts them, and nats-py does not
 
 Request = BaseModel | dict[str, Any] | str | bytes
-
-
-class ClientError(Exception):
-    """What a requester notices by itself; what the worker says comes as an `error` event."""
-
-
-class NoWorker(ClientError):
-    """Nobody serves the subject, or all that do are full."""
-
-
-class Stalled(ClientError):
-    """Nothing came for longer than a worker is ever silent: the stream was cut."""
-
-
-class Gap(ClientError):
-    """An event is missing: `seq` did not grow by one."""
 
 
 def encoded(request: Request) -> bytes:
     """Turn a request into a body: a model or a dict into JSON, a string into plain text."""
     if isinstance(request, BaseModel):
-        return request.model_dump_json(exclude_none=True).encode()
+        return request.model_dump_json(exclude_none=True, by_alias=True).encode()
     if isinstance(request, dict):
         return to_json(request)
     return request if isinstance(request, bytes) else request.encode()
 
 
+def fitting(nc: NatsClient, body: bytes) -> bytes:
+    """Return a body that the broker takes: one that is too large would close the connection for good.
+
+    Raises:
+        TooLargeError: It is larger than the broker's limit.
+    """
+    if len(body) + HEADERS_MAX_BYTES <= nc.max_payload:
+        return body
+    says = f"the request has {len(body)} bytes, and the broker takes {nc.max_payload - HEADERS_MAX_BYTES} (max_payload)"
+    raise service_error(ErrorData(code=ErrorCode.TOO_LARGE, message=says, retryable=False))
+
+
 async def stream(
-    nc: Client,
+    nc: NatsClient,
     kind: Kind,
     request: Request,
     *,
@@ -82,6 +74,7 @@ async def stream(
         NoWorker: Nobody serves the subject.
         Stalled: Nothing came for `stall_seconds`.
         Gap: An event is missing.
+        CutOff: It ended without its final event.
     """
     subject = (subjects or Subjects()).request("req", kind, tenant)
     headers = {MSG_ID: request_id} if request_id else None
@@ -91,7 +84,7 @@ async def stream(
 
 
 async def resume(
-    nc: Client,
+    nc: NatsClient,
     request_id: str,
     *,
     tenant: str = "default",
@@ -114,7 +107,7 @@ async def resume(
 
 
 async def _events(
-    nc: Client,
+    nc: NatsClient,
     subject: str,
     body: bytes,
     headers: dict[str, str] | None,
@@ -123,27 +116,46 @@ async def _events(
     after: tuple[int, int] | None = None,
 ) -> AsyncGenerator[StreamEvent, None]:
     inbox, queue = nc.new_inbox(), asyncio.Queue[Msg]()
+    order, ended = _Order(after), False
     subscription = await nc.subscribe(inbox, cb=queue.put)
-    order = _Order(after)
     try:
-        await nc.publish(subject, body, reply=inbox, headers=headers)
-        while (message := await _next(queue, stall_seconds)).data:
+        await nc.publish(subject, fitting(nc, body), reply=inbox, headers=headers)
+        while (message := await _next(nc, subject, queue, stall_seconds)).data:
             if (event := _parsed(message)) is not None and order.admits(event):
+                ended = isinstance(event, Done | Result | Error)
                 yield event
+        if not ended:
+            raise CutOff("the answer ended without its final event")
     finally:
         if not nc.is_closed:
             await subscription.unsubscribe()
 
 
-async def _next(queue: asyncio.Queue[Msg], stall_seconds: float) -> Msg:
+async def _next(nc: NatsClient, subject: str, queue: asyncio.Queue[Msg], stall_seconds: float) -> Msg:
     try:
         async with asyncio.timeout(stall_seconds):
             message = await queue.get()
     except TimeoutError:
-        raise Stalled(f"nothing came for {stall_seconds:g} s: the worker is gone, or never got the request") from None
+        raise Stalled(f"nothing came for {stall_seconds:g} s: {_suspected(nc, subject)}") from None
     if (message.headers or {}).get("Status") == NO_RESPONDERS:
-        raise NoWorker("no worker serves this subject, or all are full: start one, or try again")
+        raise NoWorker(nobody(subject))
     return message
+
+
+def nobody(subject: str) -> str:
+    """Say that nobody serves a subject, and what to look at."""
+    return (
+        f"no worker serves {subject}, or all are full: start one (`aichats-worker run`), or try again; "
+        "`aichats-worker doctor` and `nats micro ls` show which there are"
+    )
+
+
+def _suspected(nc: NatsClient, subject: str) -> str:
+    if not nc.is_connected:
+        return "the connection to the broker is lost"
+    if f'permissions violation for publish to "{subject}"'.lower() in str(nc.last_error or "").lower():
+        return f"this user may not publish to {subject}; is it another tenant's?"
+    return "the worker is gone, or never got the request"
 
 
 def _parsed(message: Msg) -> StreamEvent | None:
@@ -162,7 +174,7 @@ class _Order:
 
     def admits(self, event: StreamEvent) -> bool:
         if event.attempt == 0 or event.attempt < self._attempt:
-            return event.attempt == 0  # the status of a queued job has no place in the order
+            return event.attempt == 0  # what a resume says itself has no place in the order
         expected = self._seq + 1 if event.attempt == self._attempt else 0
         if event.seq > expected:
             raise Gap(f"attempt {event.attempt}: event {expected} is missing, {event.seq} came")
@@ -173,7 +185,7 @@ class _Order:
 
 
 async def ask(
-    nc: Client,
+    nc: NatsClient,
     kind: Kind,
     request: Request,
     *,
@@ -187,7 +199,7 @@ async def ask(
         nc: A connection to the broker.
         kind: `text` or `image`.
         request: A model, a dict, or a string, which is then the prompt.
-        timeout_seconds: How long to wait.
+        timeout_seconds: How long to wait. The worker does not know of it.
         tenant: The subject's tenant.
         subjects: Where the workers use another prefix.
 
@@ -196,19 +208,13 @@ async def ask(
         Stalled: No answer within `timeout_seconds`.
     """
     subject = (subjects or Subjects()).request("ask", kind, tenant)
-    try:
-        message = await nc.request(subject, encoded(request), timeout=timeout_seconds)
-    except NoRespondersError:
-        raise NoWorker("no worker serves this subject, or all are full: start one, or try again") from None
-    except NatsTimeoutError:
-        raise Stalled(f"no answer within {timeout_seconds:g} s") from None
-    event = parse_event(message.data)
+    event = parse_event(await _answered(nc, subject, fitting(nc, encoded(request)), timeout_seconds))
     if not isinstance(event, Result | Error):
         raise ClientError(f"an ask is answered by a result or an error, not by {event.type}")
     return event
 
 
-async def cancel(nc: Client, request_id: str, *, tenant: str = "default", subjects: Subjects | None = None) -> bool:
+async def cancel(nc: NatsClient, request_id: str, *, tenant: str = "default", subjects: Subjects | None = None) -> bool:
     """Stop a request, running or queued. False where nobody runs or holds it, or it has ended.
 
     Raises:
@@ -217,13 +223,19 @@ async def cancel(nc: Client, request_id: str, *, tenant: str = "default", subjec
         ClientError: It could not be found out; ask again.
     """
     subject = (subjects or Subjects()).cancel(tenant, request_id)
+    answer = from_json(await _answered(nc, subject, b"", CANCEL_TIMEOUT_SECONDS))
+    if "cancelled" not in answer:
+        raise ClientError(f"whether it runs could not be found out: {answer.get('error', 'no reason was given')}")
+    return bool(answer["cancelled"])
+
+
+async def _answered(nc: NatsClient, subject: str, body: bytes, timeout_seconds: float) -> bytes:
     try:
-        message = await nc.request(subject, b"", timeout=CANCEL_TIMEOUT_SECONDS)
+        return bytes((await nc.request(subject, body, timeout=timeout_seconds)).data)
     except NoRespondersError:
-        raise NoWorker("there is no worker") from None
-    except NatsTimeoutError:
-        raise Stalled(f"no word within {CANCEL_TIMEOUT_SECONDS:g} s") from None
-    return bool(from_json(message.data)["cancelled"])
+        raise NoWorker(nobody(subject)) from None
+    except (NatsTimeoutError, TimeoutError):
+        raise Stalled(f"no answer within {timeout_seconds:g} s: {_suspected(nc, subject)}") from None
 
 
 async def submit(
@@ -236,7 +248,9 @@ async def submit(
     reply_to: str | None = None,
     subjects: Subjects | None = None,
 ) -> PubAck:
-    """Submit a job. Its `duplicate` says that a job of this tenant and id was submitted within 15 minutes before.
+    """Submit a job. The answer says that it is stored.
+
+    Without a message id: those are shared by all tenants, and a job's id is in its subject.
 
     Args:
         js: JetStream of a connection.
@@ -250,6 +264,6 @@ async def submit(
     Raises:
         nats.js.errors.APIError: The stream refuses it: the queue is full, or a job of this id is queued or running.
     """
-    headers = {MSG_ID: f"{tenant}.{request_id}"} | ({REPLY_TO: reply_to} if reply_to else {})
+    headers = {REPLY_TO: reply_to} if reply_to else None
     subject = (subjects or Subjects()).job(kind, tenant, request_id)
     return await js.publish(subject, encoded(request), headers=headers, timeout=SUBMIT_TIMEOUT_SECONDS)

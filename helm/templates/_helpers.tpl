@@ -4,12 +4,13 @@
 {{- .Values.nameOverride | default .Chart.Name | trunc 40 | trimSuffix "-" -}}
 {{- end }}
 
-{{/* Room is left for the longest suffix, and a Service's name may not start with a digit. */}}
+{{/* Room is left for the longest suffix. A Service's name has no dot and does not start with a digit; a release's may. */}}
 {{- define "worker.name" -}}
 {{- $chart := include "worker.chartName" . -}}
 {{- $name := contains $chart .Release.Name | ternary .Release.Name (printf "%s-%s" .Release.Name $chart) -}}
-{{- $name = .Values.fullnameOverride | default $name -}}
-{{- regexMatch "^[0-9]" $name | ternary (printf "r%s" $name) $name | trunc 52 | trimSuffix "-" -}}
+{{- $name = .Values.fullnameOverride | default $name | replace "." "-" -}}
+{{- $name = regexMatch "^[0-9]" $name | ternary (printf "r%s" $name) $name | trunc 52 -}}
+{{- regexReplaceAll "-+$" $name "" -}}
 {{- end }}
 
 {{/* Labels that never change: (list $ "component"). */}}
@@ -44,18 +45,64 @@ helm.sh/chart: {{ printf "%s-%s" $.Chart.Name $.Chart.Version | replace "+" "_" 
 {{ include "worker.name" . }}-simulator
 {{- end }}
 
-{{/* The settings in force, as JSON: what the chart decides, then what the values say. */}}
-{{- define "worker.settings" -}}
-{{- $chosen := dict "WORKER_JOBS_PROVISION" (eq .Values.provision.mode "worker") -}}
-{{- if .Values.simulator.enabled -}}
-{{- $chosen = set $chosen "AICHATS_URL" (printf "http://%s:8000" (include "worker.simulatorName" .)) -}}
+{{/* (list $ own): the settings and secrets of a pod as JSON, by name: what the chart decides, then the values, then the
+     pod's own (`provision`, `test`). A pod with an identity of its own has nothing of the workers'. */}}
+{{- define "worker.environment" -}}
+{{- $ := index . 0 -}}
+{{- $own := index . 1 -}}
+{{- $settings := dict "WORKER_JOBS_PROVISION" (eq $.Values.provision.mode "worker") -}}
+{{- if $.Values.simulator.enabled -}}
+{{- $settings = set $settings "AICHATS_URL" (printf "http://%s:8000" (include "worker.simulatorName" $)) -}}
 {{- end -}}
-{{- $settings := mergeOverwrite $chosen (deepCopy .Values.settings) -}}
-{{- range $name, $_ := .Values.secrets -}}
-{{- if hasKey $.Values.settings $name }}{{ fail (printf "%s is set twice: under settings and under secrets." $name) }}{{ end -}}
-{{- $_ := unset $settings $name -}}
+{{- $settings = mergeOverwrite $settings (deepCopy $.Values.settings) -}}
+{{- $secrets := deepCopy $.Values.secrets -}}
+{{- $logins := list "NATS_CREDS" "NATS_NKEY" "NATS_USER" "NATS_PASSWORD" "NATS_TOKEN" -}}
+{{- $names := concat (keys $own.settings) (keys $own.secrets) -}}
+{{- range $name := $logins -}}{{- if has $name $names -}}{{- $names = concat $names $logins -}}{{- end -}}{{- end -}}
+{{- range $names -}}{{- $_ := unset $settings . -}}{{- $_ := unset $secrets . -}}{{- end -}}
+{{- $settings = merge $settings $own.settings -}}
+{{- $secrets = merge $secrets $own.secrets -}}
+{{- /* What a secret gives is not given a second time, by the chart's own choices above say. */ -}}
+{{- range keys $secrets -}}{{- $_ := unset $settings . -}}{{- end -}}
+{{- dict "settings" $settings "secrets" $secrets | toJson -}}
+{{- end }}
+
+{{/* Nothing of one's own: what the workers add to the values. */}}
+{{- define "worker.plain" -}}
+{"settings": {}, "secrets": {}}
+{{- end }}
+
+{{/* The number of workers that the chart decides; nothing where an autoscaler does. A release that began with a fixed
+     number hands over what it has: a field that Helm takes away becomes 1 until the autoscaler acts. */}}
+{{- define "worker.replicas" -}}
+{{- if eq .Values.scaling.mode "none" -}}
+{{- .Values.scaling.replicas -}}
+{{- else -}}
+{{- $running := lookup "apps/v1" "Deployment" .Release.Namespace (include "worker.name" .) -}}
+{{- if and $running (not (dig "metadata" "annotations" "aichats-worker/replicas" "" $running)) -}}
+{{- $running.spec.replicas -}}
 {{- end -}}
-{{- toJson $settings -}}
+{{- end -}}
+{{- end }}
+
+{{/* The drain, and ten seconds to say goodbye to the broker: never killed in the middle of it. */}}
+{{- define "worker.gracePeriod" -}}
+{{- .Values.settings.WORKER_DRAIN_TIMEOUT_SECONDS | float64 | ceil | int | add 10 -}}
+{{- end }}
+
+{{/* A sum over the secrets that are variables, which a running worker does not read again: with another, an upgrade
+     replaces the workers. Empty where Helm does not ask the cluster, as `helm template` does not. */}}
+{{- define "worker.secretsSeen" -}}
+{{- $files := include "worker.files" . | fromJsonArray -}}
+{{- $seen := dict -}}
+{{- range $name, $key := .Values.secrets -}}
+{{- if not (has $name $files) -}}
+{{- with lookup "v1" "Secret" $.Release.Namespace $key.name -}}
+{{- $seen = set $seen $name (dig "data" $key.key "" .) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if $seen -}}{{- toJson $seen | sha256sum -}}{{- end -}}
 {{- end }}
 
 {{/* Whether jobs are served: a boolean, or as text where `--set-string` or quotes made it one. */}}
@@ -76,19 +123,19 @@ helm.sh/chart: {{ printf "%s-%s" $.Chart.Name $.Chart.Version | replace "+" "_" 
 {{- end -}}
 {{- end }}
 
-{{/* (list $ "regular expression"): the environment from the settings and secrets whose names match. */}}
+{{/* (list $ own "regular expression"): the variables from the settings and secrets whose names match. */}}
 {{- define "worker.env" -}}
-{{- $ := index . 0 -}}
-{{- $names := index . 1 -}}
-{{- $files := include "worker.files" $ | fromJsonArray -}}
-{{- range $name, $value := include "worker.settings" $ | fromJson }}
-{{- if and (not (kindIs "invalid" $value)) (regexMatch $names $name) }}
+{{- $pod := include "worker.environment" . | fromJson -}}
+{{- $wanted := index . 2 -}}
+{{- $files := include "worker.files" . | fromJsonArray -}}
+{{- range $name, $value := $pod.settings }}
+{{- if and (not (kindIs "invalid" $value)) (regexMatch $wanted $name) }}
 - name: {{ $name | quote }}
   value: {{ include "worker.value" $value | quote }}
 {{- end }}
 {{- end }}
-{{- range $name, $secret := $.Values.secrets }}
-{{- if regexMatch $names $name }}
+{{- range $name, $secret := $pod.secrets }}
+{{- if regexMatch $wanted $name }}
 - name: {{ $name | quote }}
   {{- if has $name $files }}
   value: {{ printf "/etc/aichats/%s" $name | quote }}
@@ -100,8 +147,12 @@ helm.sh/chart: {{ printf "%s-%s" $.Chart.Name $.Chart.Version | replace "+" "_" 
   {{- end }}
 {{- end }}
 {{- end }}
+{{- with (index . 0).Values.extraEnv }}
+{{ toYaml . }}
+{{- end }}
 {{- end }}
 
+{{/* (list $ own), as the two that follow. */}}
 {{- define "worker.mounts" -}}
 - name: tmp
   mountPath: /tmp
@@ -110,12 +161,13 @@ helm.sh/chart: {{ printf "%s-%s" $.Chart.Name $.Chart.Version | replace "+" "_" 
   mountPath: /etc/aichats
   readOnly: true
 {{- end }}
+{{- with (index . 0).Values.extraVolumeMounts }}
+{{ toYaml . }}
+{{- end }}
 {{- end }}
 
 {{- define "worker.volumes" -}}
-- name: tmp
-  emptyDir:
-    sizeLimit: {{ .Values.tmpSizeLimit | quote }}
+{{ include "worker.tmp" (index . 0) }}
 {{- with include "worker.secretFiles" . }}
 - name: secrets
   projected:
@@ -123,11 +175,15 @@ helm.sh/chart: {{ printf "%s-%s" $.Chart.Name $.Chart.Version | replace "+" "_" 
     sources:
       {{- . | nindent 6 }}
 {{- end }}
+{{- with (index . 0).Values.extraVolumes }}
+{{ toYaml . }}
+{{- end }}
 {{- end }}
 
 {{- define "worker.secretFiles" -}}
+{{- $secrets := (include "worker.environment" . | fromJson).secrets -}}
 {{- range $name := include "worker.files" . | fromJsonArray }}
-{{- with get $.Values.secrets $name }}
+{{- with get $secrets $name }}
 - secret:
     name: {{ .name | quote }}
     items:
@@ -135,6 +191,17 @@ helm.sh/chart: {{ printf "%s-%s" $.Chart.Name $.Chart.Version | replace "+" "_" 
         path: {{ $name | quote }}
 {{- end }}
 {{- end }}
+{{- end }}
+
+{{- define "worker.tmp" -}}
+- name: tmp
+  emptyDir:
+    sizeLimit: {{ .Values.tmpSizeLimit | quote }}
+{{- end }}
+
+{{/* Annotations of every pod: /tmp holds nothing that is worth keeping a node for. The values' own win. */}}
+{{- define "worker.podAnnotations" -}}
+{{- merge (deepCopy .) (dict "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes" "tmp") | toYaml -}}
 {{- end }}
 
 {{/* What every pod of the chart has in common: the `restricted` policy, and nothing of the cluster's. */}}
@@ -173,19 +240,29 @@ securityContext:
   runAsNonRoot: true
   capabilities:
     drop: ["ALL"]
+# What a container said last is what `kubectl describe` shows of its failure.
+terminationMessagePolicy: FallbackToLogsOnError
 {{- end }}
 
-{{/* Small pods beside the workers: the provision Job, the simulator and the test. */}}
-{{- define "worker.smallResources" -}}
-requests:
-  cpu: 50m
-  memory: 96Mi
-limits:
-  memory: 256Mi
+{{/* (list $ "component"): metadata of the pods beside the workers: the provision Job's, the simulator's and the test's. */}}
+{{- define "worker.smallPod" -}}
+{{- $ := index . 0 -}}
+labels:
+  {{- include "worker.labels" . | nindent 2 }}
+  {{- with $.Values.smallPods.labels }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+annotations:
+  {{- include "worker.podAnnotations" $.Values.smallPods.annotations | nindent 2 }}
 {{- end }}
 
 {{/* Combinations that cannot work, each refused in a sentence. */}}
 {{- define "worker.refuse" -}}
+{{- range $where, $own := dict "" .Values "provision." .Values.provision "test." .Values.test }}
+{{- range $name, $_ := $own.secrets }}
+{{- if hasKey $own.settings $name }}{{ printf "%s is set twice: under %ssettings and under %ssecrets." $name $where $where | fail }}{{ end }}
+{{- end }}
+{{- end }}
 {{- if and (eq .Values.scaling.mode "keda") (not (include "worker.jobs" .)) }}
 {{- fail "scaling.mode: keda looks at the queue of jobs, and WORKER_JOBS is off: use hpa or none." }}
 {{- end }}

@@ -11,6 +11,7 @@ from aichats_schemas.events import (
     ErrorData,
     Image,
     ImageData,
+    ReasoningEvent,
     Response,
     Result,
     ResultData,
@@ -18,6 +19,7 @@ from aichats_schemas.events import (
     Status,
     StreamEvent,
     Timing,
+    Usage,
     parse_event,
 )
 from aichats_schemas.requests import ImageRequest, Message, TextRequest
@@ -38,6 +40,7 @@ __all__ = [
     "Kind",
     "Message",
     "Mode",
+    "ReasoningEvent",
     "Response",
     "Result",
     "ResultData",
@@ -47,6 +50,7 @@ __all__ = [
     "Subjects",
     "TextRequest",
     "Timing",
+    "Usage",
     "__version__",
     "parse_event",
 ]

@@ -19,11 +19,13 @@ class ErrorCode(StrEnum):
     DUPLICATE = "duplicate"
     EXPIRED = "expired"
     TOO_LARGE = "too_large"
+    CONTENT_FILTERED = "content_filtered"
     RATE_LIMITED = "rate_limited"
     QUOTA_EXHAUSTED = "quota_exhausted"
     CANCELLED = "cancelled"
     INTERNAL = "internal"
     BAD_RESPONSE = "bad_response"
+    MISCONFIGURED = "misconfigured"
     CHALLENGE = "challenge"
     INTERRUPTED = "interrupted"
     OVERLOADED = "overloaded"
@@ -65,14 +67,30 @@ class ImageData(_Shape):
     b64: str = Field(repr=False)
 
 
+class Usage(_Shape):
+    """What an answer used, in tokens.
+
+    Where the provider names no numbers they are estimated: 4 characters a token.
+    """
+
+    input_tokens: int = Field(ge=0)
+    output_tokens: int = Field(ge=0)
+    estimated: bool
+
+
 class DoneData(_Shape):
     """How a request ended well."""
 
-    finish_reason: str
+    finish_reason: str = Field(description="`stop`, `length` or `content_filter`.")
     last_seq: int
-    model: str
-    provider: dict[str, Any] | None = None
+    model: str = Field(description="The requested name.")
+    provider: dict[str, Any] | None = Field(
+        default=None,
+        description="Who answered: `name`, `model` as that provider calls it, and `tries_left` where it said so.",
+    )
+    usage: Usage | None = None
     metadata: dict[str, str] | None = Field(default=None, repr=False)
+    ignored: list[str] | None = Field(default=None, description="Fields of the request that are not known here.")
     timing: Timing
 
 
@@ -89,6 +107,7 @@ class ResultData(DoneData):
     """The whole answer to an `ask`: `text` or `images`, with the fields of `done`."""
 
     text: str | None = Field(default=None, repr=False)
+    reasoning: str | None = Field(default=None, repr=False, description="Only where the request asked for it.")
     images: list[ResultImage] | None = None
 
 
@@ -99,6 +118,7 @@ class ErrorData(_Shape):
     message: str
     retryable: bool
     retry_after_ms: int | None = None
+    usage: Usage | None = Field(default=None, description="Where part of an answer was made.")
 
 
 class Status(_Event):
@@ -112,6 +132,13 @@ class Response(_Event):
     """A piece of text; join in `seq` order."""
 
     type: Literal["response"] = "response"
+    data: str = Field(repr=False)
+
+
+class ReasoningEvent(_Event):
+    """A piece of the model's reasoning, only where the request asked for it; no part of the answer."""
+
+    type: Literal["reasoning"] = "reasoning"
     data: str = Field(repr=False)
 
 
@@ -143,7 +170,7 @@ class Error(_Event):
     data: ErrorData
 
 
-StreamEvent = Annotated[Status | Response | Image | Done | Result | Error, Field(discriminator="type")]
+StreamEvent = Annotated[Status | Response | ReasoningEvent | Image | Done | Result | Error, Field(discriminator="type")]
 
 _ADAPTER: TypeAdapter[StreamEvent] = TypeAdapter(StreamEvent)
 

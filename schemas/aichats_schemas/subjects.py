@@ -24,6 +24,7 @@ DEAD_REASON: Final = "Ai-Dead-Reason"
 DEAD_CODE: Final = "Ai-Dead-Code"
 DEAD_ATTEMPTS: Final = "Ai-Dead-Attempts"
 DEAD_TIME: Final = "Ai-Dead-Time"
+DEAD_LEFT_OUT: Final = "Ai-Dead-Left-Out"  # what of the job did not fit: `body`, `headers`, `tenant`, joined by commas
 
 # \Z and not $: in Python `$` also matches before a final newline.
 TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")

@@ -28,13 +28,16 @@ VIOLATION_WAIT_SECONDS = 10.0
 ACK_WAIT_SECONDS = "3"
 
 
-def sample_config(values: dict[str, str]) -> str:
-    """The sample, with other values in its first block, and with every protocol line in the log."""
+def sample_config(values: dict[str, str], *, new_acks: bool) -> str:
+    """The sample, with other values in its first block, and with every protocol line in the log.
+
+    With `new_acks` the broker has the form of acknowledgement subjects that is announced as the coming default.
+    """
     text = SAMPLE.read_text(encoding="utf-8")
     for name, value in values.items():
         text, replaced = re.subn(rf'^{name}: "[^"]*"$', f'{name}: "{value}"', text, flags=re.MULTILINE)
         assert replaced == 1, name
-    return f"{text}\ntrace: true\n"
+    return f"{text}\ntrace: true\nfeature_flags {{ js_ack_fc_v2: {str(new_acks).lower()} }}\n"
 
 
 def rights(user: str, way: str) -> list[str]:
@@ -73,7 +76,7 @@ class Party:
 class Secured:
     """The whole of it. `public` are the users' public keys."""
 
-    def __init__(self, directory: Path, simulator: Simulator) -> None:
+    def __init__(self, directory: Path, simulator: Simulator, *, new_acks: bool) -> None:
         self.directory = directory
         self.simulator = simulator
         self.public: dict[str, str] = {}
@@ -91,7 +94,8 @@ class Secured:
         config = sample_config(
             {f"{name.upper()}_KEY": self.public[name] for name in USERS}
             | {"SERVER_CERT": self._path("server.pem"), "SERVER_CERT_KEY": self._path("server-key.pem")}
-            | {"CLIENT_CA": self._path("ca.pem"), "STORE": self._path("store")}
+            | {"CLIENT_CA": self._path("ca.pem"), "STORE": self._path("store")},
+            new_acks=new_acks,
         )
         self.server = NatsServer(directory, config=config, jetstream=False)
         self.worker = self.make_worker()
@@ -203,10 +207,10 @@ class Secured:
 
 
 @asynccontextmanager
-async def secured(directory: Path) -> AsyncIterator[Secured]:
+async def secured(directory: Path, *, new_acks: bool = False) -> AsyncIterator[Secured]:
     """Start it all: the operator provisions, then the worker comes."""
     async with await start_simulator() as simulator:
-        site = Secured(directory, simulator)
+        site = Secured(directory, simulator, new_acks=new_acks)
         site.server.start()
         try:
             provisioned = await site.command("operator", "provision")

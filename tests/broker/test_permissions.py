@@ -4,6 +4,7 @@ import asyncio
 import re
 import ssl
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import nats
@@ -15,8 +16,7 @@ from nats.errors import Error as NatsError
 from nats.errors import NoRespondersError
 from nats.js import JetStreamContext
 
-from aichats_client import Answer, ask, cancel, resume, stream, submit
-from aichats_client.stream import NoWorker
+from aichats_client import Answer, NoWorker, ask, cancel, resume, stream, submit
 from aichats_schemas import StreamEvent, parse_event
 from aichats_worker.broker.patches.subscribing import settle
 from aichats_worker.simulator.answers import image as simulated_image
@@ -116,7 +116,7 @@ async def cancels_are_heard(party: Party, tenant: str, site: Secured) -> None:
     assert f"never for {tenant}" not in [request.content for request in site.simulator.requests]
 
 
-async def a_job_whose_worker_dies_on_the_last_delivery_is_ended(party: Party, tenant: str, site: Secured) -> None:
+async def a_job_whose_workers_die_is_ended(party: Party, tenant: str, site: Secured) -> None:
     js = party.nc.jetstream()
     site.simulator.script(b"", status=503, prompt="deadly")
     site.simulator.script(HOLD, prompt="deadly")
@@ -140,7 +140,7 @@ async def dead_letters(site: Secured) -> list[tuple[str, str, str]]:
     return [(row["tenant"], row["id"], row["code"]) for row in rows]
 
 
-def used(right: str, said: list[list[str]], way: str) -> bool:
+def used(right: str, said: set[tuple[str, ...]], way: str) -> bool:
     """Whether a user's protocol lines have used a right: `subject` or `subject queue`."""
     subject, _, queue = right.partition(" ")
     pattern = re.escape(subject).replace(r"\*", r"[^.]+").replace(">", ".+") + r"\Z"
@@ -153,7 +153,7 @@ def used(right: str, said: list[list[str]], way: str) -> bool:
     return False
 
 
-async def test_all_that_the_contract_has_works_and_no_right_of_worker_or_tenant_is_spare(site: Secured) -> None:
+async def everything_is_tried(site: Secured) -> None:
     for tenant in TENANTS:
         async with site.party(tenant) as party:
             await requests_are_answered(party, tenant)
@@ -161,15 +161,39 @@ async def test_all_that_the_contract_has_works_and_no_right_of_worker_or_tenant_
             await cancels_are_heard(party, tenant, site)
             assert party.refusals == []
     async with site.party("teama") as party:
-        await a_job_whose_worker_dies_on_the_last_delivery_is_ended(party, "teama", site)
+        await a_job_whose_workers_die_is_ended(party, "teama", site)
     letters = await dead_letters(site)
     assert {("teama", "hopeless", "provider_unavailable"), ("teamb", "hopeless", "provider_unavailable")} <= {*letters}
     assert ("teama", "abandoned", "internal") in letters
     assert "violation" not in "".join(log.read_text() for log in site.directory.glob("worker-*.log")).lower()
-    for user in ("worker", "teama"):
-        said = site.said(user)
-        for way in ("publish", "subscribe"):
-            assert [right for right in rights(user, way) if not used(right, said, way)] == []
+
+
+def spare(site: Secured) -> list[str]:
+    """The rights of worker and tenant that were not used."""
+    said = {user: {tuple(words_[:3]) for words_ in site.said(user)} for user in ("worker", "teama")}
+    return [
+        right
+        for user, lines in said.items()
+        for way in ("publish", "subscribe")
+        for right in rights(user, way)
+        if not used(right, lines, way)
+    ]
+
+
+OLD_ACKS = [f"$JS.ACK.AIJOBS.ai-workers-{kind}.>" for kind in ("text", "image")]
+NEW_ACKS = [f"$JS.ACK.*.*.AIJOBS.ai-workers-{kind}.>" for kind in ("text", "image")]
+
+
+async def test_all_that_the_contract_has_works_and_no_right_of_worker_or_tenant_is_spare(site: Secured) -> None:
+    await everything_is_tried(site)
+    assert spare(site) == NEW_ACKS
+
+
+@pytest.mark.timeout(180)  # a whole site of its own, from its keys on
+async def test_the_same_with_the_acknowledgement_subjects_that_are_to_come(tmp_path: Path) -> None:
+    async with secured(tmp_path, new_acks=True) as site:
+        await everything_is_tried(site)
+        assert spare(site) == OLD_ACKS
 
 
 # Each is answered with a permissions violation, and nothing happens.
@@ -182,12 +206,16 @@ REFUSED_PUBLISH = {
         "$JS.API.INFO", "$JS.API.STREAM.INFO.AIJOBS", "$JS.API.STREAM.PURGE.AIOUT", "$JS.API.STREAM.DELETE.AIJOBS",
         "$JS.API.STREAM.MSG.GET.AIOUT", "$JS.API.DIRECT.GET.AIOUT", "$JS.API.CONSUMER.CREATE.AIOUT",
         "$JS.API.CONSUMER.CREATE.AIOUT.mine.ai.v1.out.teamb.r1", "$JS.API.CONSUMER.MSG.NEXT.AIJOBS.ai-workers-text",
-        "$JS.ACK.AIJOBS.ai-workers-text.1.1.1.1.0", "$SRV.INFO", "$SYS.REQ.SERVER.PING",
+        "$JS.ACK.AIJOBS.ai-workers-text.1.1.1.1.0", "$JS.ACK._.acc.AIJOBS.ai-workers-text.1.1.1.1.0",
+        "$SRV.INFO", "$SYS.REQ.SERVER.PING",
     ],
     "worker": [
         "ai.v1.req.text.teama", "ai.v1.job.text.teama.r1", "ai.v1.ctl.cancel.teama.r1",
         "$JS.API.STREAM.CREATE.AIJOBS", "$JS.API.STREAM.DELETE.AIJOBS", "$JS.API.STREAM.PURGE.AIJOBS",
-        "$JS.API.STREAM.MSG.GET.AIDEAD", "$JS.API.CONSUMER.CREATE.AIOUT", "$SYS.REQ.SERVER.PING",
+        "$JS.API.STREAM.PURGE.AIOUT", "$JS.API.STREAM.MSG.GET.AIDEAD", "$JS.API.STREAM.MSG.DELETE.AIOUT",
+        "$JS.API.CONSUMER.CREATE.AIOUT", "$JS.API.CONSUMER.CREATE.AIOUT.x", "$JS.API.CONSUMER.CREATE.AIJOBS.x",
+        "$JS.API.CONSUMER.CREATE.AIDEAD.x.ai.v1.dead.text.*.*", "$JS.API.CONSUMER.DELETE.AIJOBS.ai-workers-text",
+        "$JS.API.DIRECT.GET.AIDEAD", "$SYS.REQ.SERVER.PING",
     ],
     "operator": ["ai.v1.req.text.teama", "ai.v1.ctl.cancel.teama.r1", "ai.v1.out.teama.r1", "_INBOX.teama.x"],
 }  # fmt: skip
@@ -201,7 +229,8 @@ REFUSED_SUBSCRIBE = {
         "ai.v1.out.teama.>",
         "$SYS.>",
     ],
-    "worker": ["_INBOX.teama.>", ">", "ai.v1.req.>", "ai.v1.ctl.>", "ai.v1.job.>"],  # requests only in its queue group
+    # Requests only in its queue group, and records only through its own consumers.
+    "worker": ["_INBOX.teama.>", ">", "ai.v1.req.>", "ai.v1.ctl.>", "ai.v1.job.>", "ai.v1.out.>"],
     "operator": ["_INBOX.teama.>", "ai.v1.req.>", "ai.v1.out.>"],
 }
 
@@ -242,6 +271,26 @@ async def test_the_doctor_finds_worker_and_operator_well(site: Secured) -> None:
     assert operator.status == 0, operator.out.decode()
     assert "is on" in operator.out.decode()
     assert "1 answers" in operator.out.decode()
+
+
+async def test_the_operator_tries_a_dead_letter_again(site: Secured) -> None:
+    async with site.party("teama") as party:
+        await submit(party.nc.jetstream(), "text", "[sim: status=503]", request_id="again", tenant="teama")
+        assert (await whole(resume(party.nc, "again", tenant="teama"))).end is not None
+        async with asyncio.timeout(WAIT_SECONDS):
+            while not (numbers := await letters_of(site, "again")):
+                await asyncio.sleep(0.1)
+        ran = await site.command("operator", "dead", "retry", str(numbers[0]), "--yes")
+        assert (ran.status, ran.out) == (0, b"submitted again again\n"), ran.err
+        end = (await whole(resume(party.nc, "again", tenant="teama"))).end
+        assert end is not None, "it runs once more: its old record is gone"
+
+
+async def letters_of(site: Secured, request_id: str) -> list[int]:
+    """The numbers of the dead letters of a job."""
+    ran = await site.command("operator", "dead", "list", "--json")
+    rows = [orjson.loads(line) for line in ran.out.splitlines()]
+    return [row["number"] for row in rows if row["id"] == request_id]
 
 
 @pytest.mark.parametrize("tenant", TENANTS)

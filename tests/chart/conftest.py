@@ -1,11 +1,11 @@
 """Renders the chart with the real helm."""
 
+import functools
 import json
 import os
 import shutil
 import subprocess
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,25 +21,30 @@ class ChartRefused(Exception):
     """Helm's own words."""
 
 
-def helm(*arguments: str) -> str:
+def helm(*arguments: str, given: str = "") -> str:
+    """Run helm; `given` is its standard input."""
     found = shutil.which("helm", path=f"{CHART.parent / '.tools'}{os.pathsep}{os.environ['PATH']}")
     if found is None:
         pytest.exit("helm is missing: install it (helm.sh/docs/intro/install) or put it into .tools/", returncode=1)
-    done = subprocess.run([found, *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run([found, *arguments], input=given, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ChartRefused(done.stderr)
     return done.stdout
 
 
+@functools.cache
+def _rendered(values: str, release: str, kubernetes: str) -> str:
+    # Many tests look at the same few renderings, each from a side of its own.
+    return helm("template", release, str(CHART), "-f", "-", "--kube-version", kubernetes, "-n", "ai", given=values)
+
+
 @pytest.fixture
-def render(tmp_path: Path) -> Render:
+def render() -> Render:
     """Render the chart with values, as its objects."""
 
     def call(values: dict[str, Any] | None = None, *, release: str = "chat", kubernetes: str = "1.37.0") -> Objects:
-        file = tmp_path / "values.json"
-        file.write_text(json.dumps(values or {}))
-        text = helm("template", release, str(CHART), "-f", str(file), "--kube-version", kubernetes, "-n", "ai")
-        return [document for document in yaml.safe_load_all(text) if document]
+        text = _rendered(json.dumps(values or {}), release, kubernetes)
+        return [document for document in yaml.load_all(text, Loader=yaml.CSafeLoader) if document]
 
     return call
 

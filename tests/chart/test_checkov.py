@@ -20,12 +20,10 @@ KNOWN = {
     ("CKV_K8S_11", "-simulator"): "as the workers",
     ("CKV_K8S_8", "-ask"): "a pod that asks one question and ends has nothing to probe",
     ("CKV_K8S_9", "-ask"): "as above",
-    ("CKV2_K8S_6", "-provision"): "it runs before the chart's NetworkPolicy exists, and ends",
-    ("CKV2_K8S_6", "-ask"): "it takes no connections, and ends",
-    ("CKV2_K8S_6", "-simulator"): "for trying out; it reaches nobody by itself",
 }
 
 
+@pytest.mark.timeout(240)  # Checkov takes its time to start
 def test_checkov_finds_only_what_is_known(render: Render, tmp_path: Path) -> None:
     if not CHECKOV.exists():
         pytest.exit("checkov is missing: run these tests with make chart", returncode=1)

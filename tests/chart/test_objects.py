@@ -7,6 +7,7 @@ from cloudcoil.models.keda.v1alpha1 import ScaledObject
 from cloudcoil.models.prometheus_operator.v1 import PodMonitor
 from kubernetes_validate.utils import validate
 
+from aichats_worker.commands.manners import STATUS_ERROR, STATUS_USAGE
 from tests.chart.conftest import Objects, Render, container, deployment, environment, the
 
 # The oldest that Chart.yaml allows, one in the middle, and the newest that the schemas know.
@@ -19,7 +20,7 @@ OF_OPERATORS: dict[str, Any] = {
     "Consumer": None,
 }
 # YAML reads these as something else than text unless they are quoted; the last is as long as Helm allows.
-HOSTILE = ("y", "n", "on", "null", "true", "1e3", "0x10", "123", "1.5.0", f"a{'b' * 51}c")
+HOSTILE = ("y", "n", "on", "null", "true", "1e3", "0x10", "123", "1.5.0", "a.b", f"{'a' * 50}--b", f"a{'b' * 51}c")
 
 FULL: dict[str, Any] = {
     "settings": {"NATS_URL": "tls://a.nats:4223, b.nats, ws://c", "AICHATS_URL": "http://upstream.example:8443"},
@@ -40,6 +41,9 @@ FULL: dict[str, Any] = {
     "tolerations": [{"operator": "Exists"}],
     "affinity": {"nodeAffinity": {}},
     "priorityClassName": "high",
+    "smallPods": {"labels": {"pool": "1e3"}, "annotations": {"note": "on"}},
+    "provision": {"secrets": {"NATS_NKEY": {"name": "nats", "key": "operator"}}},
+    "test": {"tenant": "teama", "settings": {"NATS_INBOX_PREFIX": "_INBOX.teama"}},
     "extraEnv": [{"name": "A", "value": "b"}],
     "extraEnvFrom": [{"secretRef": {"name": "more"}}],
     "extraVolumes": [{"name": "more", "emptyDir": {}}],
@@ -47,18 +51,28 @@ FULL: dict[str, Any] = {
 }
 MATRIX = [
     pytest.param(
-        base | {"scaling": {"mode": scaling}, "provision": {"mode": provision}}, id=f"{name}-{scaling}-{provision}"
+        base | {"scaling": {"mode": scaling}, "provision": base.get("provision", {}) | {"mode": provision}},
+        id=f"{name}-{scaling}-{provision}",
     )
     for (name, base), scaling, provision in itertools.product(
-        (("plain", {}), ("full", FULL)), ("none", "keda", "hpa"), ("job", "nack", "worker")
+        (("plain", {}), ("full", FULL)), ("none", "keda", "hpa"), ("job", "nack", "worker", "none")
     )
 ]
 
 
 def pods(objects: Objects) -> list[dict[str, Any]]:
     """The pod specification of each object that has one."""
-    found = [each["spec"]["template"]["spec"] for each in objects if each["kind"] in ("Deployment", "Job")]
-    return found + [each["spec"] for each in objects if each["kind"] == "Pod"]
+    return [each["spec"] for each in pod_templates(objects)]
+
+
+def pod_templates(objects: Objects) -> list[dict[str, Any]]:
+    """The metadata and specification of each pod."""
+    found = [each["spec"]["template"] for each in objects if each["kind"] in ("Deployment", "Job")]
+    return found + [each for each in objects if each["kind"] == "Pod"]
+
+
+def pod_labels(objects: Objects) -> list[dict[str, str]]:
+    return [each["metadata"]["labels"] for each in pod_templates(objects)]
 
 
 def check(objects: Objects, kubernetes: str) -> None:
@@ -105,7 +119,7 @@ def test_a_release_may_be_called_anything(render: Render, release: str) -> None:
         check(objects, "1.37.0")
         for each in objects:
             # What a Service's name must be is right for all the others too.
-            assert re.fullmatch(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", each["metadata"]["name"].replace(".", "-")), each
+            assert re.fullmatch(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", each["metadata"]["name"]), each
             assert each["metadata"]["labels"]["app.kubernetes.io/instance"] == release
         names = [(each["kind"], each["metadata"]["name"]) for each in objects]
         assert len(names) == len(set(names))
@@ -122,7 +136,7 @@ def test_every_selector_matches_its_own_pods_and_no_others(render: Render) -> No
     selectors = [
         deployment(objects)["spec"]["selector"],
         the(objects, "PodDisruptionBudget")["spec"]["selector"],
-        the(objects, "NetworkPolicy")["spec"]["podSelector"],
+        the(objects, "NetworkPolicy", "aichats-worker")["spec"]["podSelector"],
         the(objects, "PodMonitor")["spec"]["selector"],
         *(spread["labelSelector"] for spread in pods([deployment(objects)])[0]["topologySpreadConstraints"]),
     ]
@@ -146,7 +160,7 @@ def test_the_broker_is_asked_about_for_readiness_alone(render: Render) -> None:
 def test_probes_follow_the_port_and_go_with_it(render: Render) -> None:
     objects = render({"settings": {"WORKER_HTTP_PORT": 9000}})
     assert container(objects)["ports"][0]["containerPort"] == 9000
-    assert the(objects, "NetworkPolicy")["spec"]["ingress"][0]["ports"][0]["port"] == 9000
+    assert the(objects, "NetworkPolicy", "aichats-worker")["spec"]["ingress"][0]["ports"][0]["port"] == 9000
     without = container(render({"settings": {"WORKER_HTTP_PORT": 0}}))
     assert not without.keys() & {"ports", "startupProbe", "livenessProbe", "readinessProbe"}
 
@@ -161,7 +175,7 @@ def test_one_alone_decides_how_many_workers_there_are(render: Render, mode: str)
 
 @pytest.mark.parametrize(
     ("mode", "jobs", "provisions"),
-    [("job", True, "off"), ("nack", True, "off"), ("worker", True, "on"), ("job", False, "off")],
+    [("job", True, "off"), ("nack", True, "off"), ("worker", True, "on"), ("none", True, "off"), ("job", False, "off")],
 )
 def test_streams_are_made_by_one_alone(render: Render, mode: str, jobs: bool, provisions: str) -> None:
     objects = render({"provision": {"mode": mode}, "settings": {"WORKER_JOBS": jobs}})
@@ -173,14 +187,129 @@ def test_streams_are_made_by_one_alone(render: Render, mode: str, jobs: bool, pr
 
 def test_the_provision_job_gets_no_secret_of_the_provider(render: Render) -> None:
     names = [variable["name"] for variable in pods([the(render(FULL), "Job")])[0]["containers"][0]["env"]]
-    assert "NATS_CREDS" in names
+    assert "NATS_NKEY" in names
     assert not [name for name in names if name.startswith(("AICHATS_", "OPENAI_", "PROVIDER_"))]
 
 
 def test_egress_is_to_the_ports_of_the_urls(render: Render) -> None:
-    egress = the(render(FULL), "NetworkPolicy")["spec"]["egress"]
-    ports = [[port["port"] for port in rule["ports"]] for rule in egress]
-    assert ports == [[53, 53], [4223, 4222, 80], [443, 80, 8443], [8000], [3128]]
+    def ports(component: str) -> list[list[int]]:
+        egress = the(render(FULL), "NetworkPolicy", component)["spec"]["egress"]
+        return [[port["port"] for port in rule["ports"]] for rule in egress]
+
+    assert ports("aichats-worker") == [[53, 53], [4223, 4222, 80], [443, 80, 8443], [8000], [3128]]
+    assert ports("-provision") == ports("-test") == [[53, 53], [4223, 4222, 80], [3128]]
+    assert ports("-simulator") == []
+
+
+@pytest.mark.parametrize("values", MATRIX)
+def test_every_pod_has_a_network_policy_of_its_own(render: Render, values: dict[str, Any]) -> None:
+    """In a namespace that denies by default, a pod without one reaches nobody."""
+    objects = render(values)
+    policies = [each["spec"] for each in objects if each["kind"] == "NetworkPolicy"]
+    for labels in pod_labels(objects):
+        matching = [each for each in policies if each["podSelector"]["matchLabels"].items() <= labels.items()]
+        assert len(matching) == 1, labels
+        assert matching[0]["policyTypes"] == ["Ingress", "Egress"]
+
+
+def test_the_provision_jobs_network_policy_comes_and_goes_with_it(render: Render) -> None:
+    objects = render()
+    job, policy = (the(objects, kind, "-provision")["metadata"]["annotations"] for kind in ("Job", "NetworkPolicy"))
+    for annotation in ("helm.sh/hook", "helm.sh/hook-delete-policy"):
+        assert policy[annotation] == job[annotation]
+    assert int(policy["helm.sh/hook-weight"]) < int(job.get("helm.sh/hook-weight", 0))
+
+
+def test_the_simulator_is_reached_by_the_workers_and_reaches_nobody(render: Render) -> None:
+    objects = render({"simulator": {"enabled": True}})
+    policy = the(objects, "NetworkPolicy", "-simulator")["spec"]
+    (rule,) = policy["ingress"]
+    assert [port["port"] for port in rule["ports"]] == [the(objects, "Service")["spec"]["ports"][0]["port"]]
+    assert rule["from"] == [{"podSelector": deployment(objects)["spec"]["selector"]}]
+    assert policy["egress"] == []
+
+
+@pytest.mark.parametrize("values", MATRIX)
+def test_a_container_that_fails_says_why_to_whoever_describes_its_pod(render: Render, values: dict[str, Any]) -> None:
+    for pod in pods(render(values)):
+        assert [each["terminationMessagePolicy"] for each in pod["containers"]] == ["FallbackToLogsOnError"]
+
+
+def test_a_hook_that_fails_keeps_its_pods_for_an_hour_and_gives_up_where_it_must(render: Render) -> None:
+    job = the(render(), "Job")["spec"]
+    assert job["template"]["spec"]["restartPolicy"] == "Never"
+    assert job["ttlSecondsAfterFinished"] == 3600
+    rules = {rule["action"]: rule for rule in job["podFailurePolicy"]["rules"]}
+    (name,) = [each["name"] for each in job["template"]["spec"]["containers"]]
+    # As commands/line.py has them: refused and wrongly set; not where nobody answers.
+    given_up = {"containerName": name, "operator": "In", "values": [STATUS_ERROR, STATUS_USAGE]}
+    assert rules["FailJob"]["onExitCodes"] == given_up
+    assert rules["Ignore"]["onPodConditions"] == [{"type": "DisruptionTarget", "status": "True"}]
+    # Helm's own wait is five minutes.
+    assert job["activeDeadlineSeconds"] < 300
+
+
+def test_a_worker_that_hangs_is_replaced_without_a_drain(render: Render) -> None:
+    assert container(render())["livenessProbe"]["terminationGracePeriodSeconds"] == 5
+    assert "terminationGracePeriodSeconds" not in container(render())["readinessProbe"]
+
+
+def test_a_worker_is_resized_in_place(render: Render) -> None:
+    policies = container(render())["resizePolicy"]
+    assert {each["resourceName"]: each["restartPolicy"] for each in policies} == {
+        "cpu": "NotRequired",
+        "memory": "NotRequired",
+    }
+
+
+@pytest.mark.parametrize("values", MATRIX)
+def test_no_pod_keeps_the_cluster_autoscaler_from_removing_its_node(render: Render, values: dict[str, Any]) -> None:
+    key = "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes"
+    for template in pod_templates(render(values)):
+        local = [each["name"] for each in template["spec"]["volumes"] if "emptyDir" in each and each["name"] != "more"]
+        assert template["metadata"]["annotations"][key].split(",") == local
+
+
+def test_annotations_of_the_values_win_over_the_charts(render: Render) -> None:
+    key = "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes"
+    objects = render({"podAnnotations": {key: "tmp,more"}, "smallPods": {"annotations": {"sidecar/inject": "false"}}})
+    assert deployment(objects)["spec"]["template"]["metadata"]["annotations"] == {key: "tmp,more"}
+    for kind, annotations in (("Job", 2), ("Pod", 4)):
+        (template,) = pod_templates([the(objects, kind)])
+        assert len(template["metadata"]["annotations"]) == annotations
+        assert template["metadata"]["annotations"]["sidecar/inject"] == "false"
+
+
+QUOTA = ("requests.cpu", "requests.memory", "limits.cpu", "limits.memory", "limits.ephemeral-storage")
+
+
+@pytest.mark.parametrize("values", MATRIX)
+def test_a_quota_of_any_resource_can_be_met_and_labels_that_admission_asks_for(
+    render: Render, values: dict[str, Any]
+) -> None:
+    """A ResourceQuota refuses each container that does not name what it counts; a hook cannot be an exception."""
+    given = {
+        "requests": {"cpu": "100m", "memory": "128Mi"},
+        "limits": {"cpu": "1", "memory": "256Mi", "ephemeral-storage": "64Mi"},
+    }
+    asked = {"cost-center": "ai"}
+    objects = render(
+        values | {"resources": given, "podLabels": asked, "smallPods": {"resources": given, "labels": asked}}
+    )
+    for pod in pods(objects):
+        for each in pod["containers"]:
+            named = {f"{kind}.{name}" for kind, names in each["resources"].items() for name in names}
+            assert named >= set(QUOTA)
+    assert all(asked.items() <= labels.items() for labels in pod_labels(objects))
+
+
+def test_an_upgrade_of_the_simulator_waits_for_its_answers(render: Render) -> None:
+    objects = render({"simulator": {"enabled": True}, "settings": {"WORKER_DRAIN_TIMEOUT_SECONDS": 100}})
+    simulator = the(objects, "Deployment", "-simulator")["spec"]
+    assert simulator["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
+    assert simulator["template"]["spec"]["terminationGracePeriodSeconds"] == 110
+    (container_,) = simulator["template"]["spec"]["containers"]
+    assert container_["lifecycle"]["preStop"]["exec"]["command"][0] == "sleep"
 
 
 def test_the_simulator_is_asked_in_place_of_the_provider(render: Render) -> None:

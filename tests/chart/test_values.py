@@ -46,6 +46,12 @@ EXAMPLES: dict[str, Any] = {
     "scaling.mode": "hpa",
     "scaling.keda.monitoringEndpoint": "elsewhere:8222",
     "provision.mode": "worker",
+    "provision.settings": {"NATS_INBOX_PREFIX": "_INBOX.operator"},
+    "provision.secrets": {"NATS_NKEY": {"name": "nats", "key": "operator"}},
+    "test.settings": {"NATS_INBOX_PREFIX": "_INBOX.teama"},
+    "test.secrets": {"NATS_NKEY": {"name": "nats", "key": "teama"}},
+    "smallPods.labels": {"team": "ai"},
+    "smallPods.annotations": {"team": "ai"},
     "tmpSizeLimit": "1Gi",
     "topologySpread.whenUnsatisfiable": "DoNotSchedule",
     "networkPolicy.metricsFrom": [{"namespaceSelector": {}}],
@@ -54,6 +60,9 @@ EXAMPLES: dict[str, Any] = {
     "podMonitor.labels": {"team": "ai"},
     "podMonitor.interval": "10s",
     "resources.requests.cpu": "2",
+    "smallPods.resources.requests.cpu": "2",
+    "smallPods.resources.requests.memory": "1Gi",
+    "smallPods.resources.limits.memory": "1Gi",
     "serviceAccount.name": "other",
     "serviceAccount.annotations": {"team": "ai"},
     "commonLabels": {"team": "ai"},
@@ -104,7 +113,7 @@ def another(path: str, value: Any) -> Any:
         return value + 1
     assert isinstance(value, str), f"EXAMPLES needs another value for {path}"
     assert value, f"EXAMPLES needs another value for {path}"
-    return f"{value}0" if path.startswith("resources") else f"{value}x"
+    return f"{value}0" if "resources" in path else f"{value}x"
 
 
 def another_setting(name: str) -> Any:
@@ -198,6 +207,13 @@ def test_opentelemetrys_own_variables_are_settings_too(render: Render) -> None:
         ({"podMonitor": {"enabled": True}, "settings": {"WORKER_HTTP_PORT": 0}}, "WORKER_HTTP_PORT 0"),
         ({"secrets": {"NATS_URL": {"name": "a", "key": "b"}}}, "NATS_URL is set twice"),
         ({"secrets": {"NATS_CREDS": {"name": "a"}}}, "key"),
+        (
+            {"test": {"settings": {"NATS_USER": "a"}, "secrets": {"NATS_USER": {"name": "a", "key": "b"}}}},
+            "NATS_USER is set twice: under test.settings and under test.secrets",
+        ),
+        ({"provision": {"settings": {"AICHATS_URL": "https://a.example"}}}, "AICHATS_URL"),
+        ({"provision": {"settings": {"NATS_PASSWORD": "plain"}}}, "NATS_PASSWORD"),
+        ({"test": {"tenant": "a.b"}}, "tenant"),
         ({"image": {"digest": "sha256:1"}}, "digest"),
     ],
 )

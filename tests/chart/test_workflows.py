@@ -47,6 +47,14 @@ def test_every_job_has_a_time_limit_and_no_more_rights_than_it_names() -> None:
             assert "timeout-minutes:" in job or re.search(r"uses: \S+\.yml", job), job
 
 
+def test_what_is_pushed_or_released_is_attested_by_its_digest() -> None:
+    text = "".join(path.read_text() for path in WORKFLOWS)
+    pushes = len(re.findall(r"push: true|helm push|gh release create", text))
+    assert pushes == text.count("actions/attest-build-provenance@") == 3
+    # What a registry holds is named by what it is, never by a tag that moves.
+    assert text.count("subject-digest: ${{ steps.") == text.count("push-to-registry: true") == 2
+
+
 def test_the_version_that_a_release_reads_is_the_packages() -> None:
     make = shutil.which("make")
     assert make, "these tests are run by make"

@@ -41,7 +41,11 @@ def values_schema() -> str:
     properties = schema["properties"]
     plain = {name: bounds for name, bounds in settings.items() if name not in secret_names()}
     properties["settings"] |= {"properties": plain, "required": list(REQUIRED)}
-    properties["secrets"]["properties"] = {name: {"$ref": "#/$defs/secretKey"} for name in settings}
+    secrets = {name: {"$ref": "#/$defs/secretKey"} for name in settings}
+    properties["secrets"]["properties"] = secrets
+    for own in ("provision", "test"):
+        properties[own]["properties"]["settings"]["properties"] = _own(plain)
+        properties[own]["properties"]["secrets"]["properties"] = _own(secrets)
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
 
@@ -50,6 +54,11 @@ def readme() -> str:
     text = (CHART / "README.md").read_text()
     text = _between(text, "values", "| Value | Default | Meaning |", _value_rows())
     return _between(text, "settings", "| Setting | Default | Meaning |", _setting_rows())
+
+
+def _own(names: dict[str, Any]) -> dict[str, Any]:
+    """What a pod beside the workers may have of its own: who it is at NATS. The server is the workers'."""
+    return {name: schema for name, schema in names.items() if name.startswith("NATS_") and name != "NATS_URL"}
 
 
 def _is_secret(field: dict[str, Any]) -> bool:

@@ -1,6 +1,7 @@
 """A namespace of its own on the cluster of K8S_TEST_KUBECONFIG, with NATS in it; it is removed at the end.
 
-K8S_TEST_IMAGE is the worker's image as the cluster can pull it.
+K8S_TEST_IMAGE is the worker's image as the cluster can pull it, K8S_TEST_NEXT_IMAGE another one, which a release is
+upgraded to; the same image under another tag will do.
 """
 
 import json
@@ -8,7 +9,10 @@ import os
 import secrets
 import shutil
 import subprocess
+import tempfile
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,15 +21,19 @@ import nats
 import pytest
 from nats.aio.client import Client
 
-from tests.cluster import objects
+from tests.cluster import objects, telling
 from tests.processes import ROOT, free_port, wait_for_port
 
 # One step on the cluster: pulling images and draining pods included.
 STEP_SECONDS = 300
 
 
+# Between two looks at a step that takes its time.
+LOOK_SECONDS = 2.0
+
+
 class StepFailed(Exception):
-    """What kubectl or helm said."""
+    """What kubectl or helm said, and what the namespace says."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +52,12 @@ class Cluster:
         """Run helm likewise."""
         return self._run("helm", arguments, given)
 
-    def upgrade(self, **more: Any) -> None:
-        """Install the chart, or upgrade it, and wait until it is ready."""
+    def upgrade(self, image: str = "", **more: Any) -> None:
+        """Install the chart, or upgrade it, to the tests' image or another, and wait until it is ready."""
         chart = str(ROOT / "helm")
         arguments = ["upgrade", "--install", objects.RELEASE, chart, "--values", "-", "--wait"]
-        self.helm(*arguments, "--timeout", f"{STEP_SECONDS - 30}s", given=objects.values(self.image, **more))
+        values = objects.values(image or self.image, **more)
+        self.helm(*arguments, "--timeout", f"{STEP_SECONDS - 30}s", given=values)
 
     def workers(self) -> list[str]:
         """The names of the workers' pods that are not on their way out."""
@@ -62,18 +71,51 @@ class Cluster:
             pytest.exit(f"{tool} is missing: install it or put it into .tools/", returncode=1)
         return [found, "--kubeconfig", self.kubeconfig, "--namespace", self.namespace, *arguments]
 
+    def told(self) -> str:
+        """What the namespace says of its pods, with the warnings."""
+        return telling.told(self._items("pods"), self._items("events"))
+
+    def _items(self, kind: str) -> list[dict[str, Any]]:
+        command = self.command("kubectl", ["get", kind, "--output", "json"])
+        done = subprocess.run(command, capture_output=True, text=True, timeout=STEP_SECONDS, check=False)
+        found: list[dict[str, Any]] = json.loads(done.stdout)["items"] if done.returncode == 0 else []
+        return found
+
     def _run(self, tool: str, arguments: Sequence[str], given: Any) -> str:
-        done = subprocess.run(
-            self.command(tool, arguments),
-            input=json.dumps(given) if given is not None else "",
-            capture_output=True,
-            text=True,
-            timeout=STEP_SECONDS,
-            check=False,
-        )
-        if done.returncode:
-            raise StepFailed(done.stderr)
-        return done.stdout
+        """To its end, or until the namespace says that there is no hope."""
+        command = self.command(tool, arguments)
+        pipe = subprocess.PIPE
+        with (
+            tempfile.TemporaryFile("w+") as out,
+            tempfile.TemporaryFile("w+") as err,
+            subprocess.Popen(command, stdin=pipe, stdout=out, stderr=err, text=True) as process,
+        ):
+            try:
+                reason = self._followed(process, json.dumps(given) if given is not None else "")
+            finally:
+                process.kill()  # nothing, where it has ended
+            out.seek(0)
+            err.seek(0)
+            if reason or process.returncode:
+                raise StepFailed(f"{reason or err.read()}\n{self.told()}")
+            return out.read()
+
+    def _followed(self, process: subprocess.Popen[str], given: str) -> str:
+        """Wait for a step; why it was given up, or nothing."""
+        assert process.stdin is not None
+        with process.stdin as stdin, suppress(BrokenPipeError):
+            stdin.write(given)
+        deadline, before = time.monotonic() + STEP_SECONDS, ""
+        while time.monotonic() < deadline:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(LOOK_SECONDS)
+                return ""
+            # Twice the same: a secret that comes a moment later than its pod is no failure.
+            now = telling.hopeless(self._items("pods"))
+            if now and now == before:
+                return now
+            before = now
+        return f"not done after {STEP_SECONDS} s"
 
 
 @pytest.fixture(scope="session")

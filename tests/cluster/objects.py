@@ -5,6 +5,7 @@ from typing import Any
 
 RELEASE = "workers"
 NATS_IMAGE = "nats:2.15-alpine"
+COOKIE = {"name": "provider", "key": "cookie"}
 _LABELS = {"app.kubernetes.io/name": "nats"}
 
 
@@ -70,6 +71,16 @@ def values(image: str, **more: Any) -> dict[str, Any]:
         # Any cluster will do, a single small node too.
         "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}},
     } | more
+
+
+def secret(value: str) -> dict[str, Any]:
+    """A cookie for the provider, and how the chart takes it is `COOKIE`."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": COOKIE["name"]},
+        "stringData": {COOKIE["key"]: value},
+    }
 
 
 def eviction(pod: str, namespace: str) -> dict[str, Any]:

@@ -9,16 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from aichats_schemas import __version__
 from aichats_worker.app import App
+from aichats_worker.commands.line import app
 from aichats_worker.simulator.answers import image as simulated_image
 from aichats_worker.simulator.answers import words
 from aichats_worker.simulator.server import Simulator
 from tests.conftest import StartWorker
 from tests.processes import ROOT, NatsServer, free_port
 
-RUN_TIMEOUT_SECONDS = 30.0
+RUN_TIMEOUT_SECONDS = 40.0
+SCREEN_LINES = 30
+OTHERS = {"run", "demo", "doctor", "simulator", "provision", "version"}  # they need no example, or have others' care
 
 
 @dataclass
@@ -87,7 +91,7 @@ async def test_ask_prints_events_as_lines_of_json(worker: App, nats_server: Nats
 async def test_an_error_is_one_sentence_on_standard_error(worker: App, nats_server: NatsServer) -> None:
     ran = await command("ask", "[sim: status=404]", "--server", nats_server.url)
     assert (ran.status, ran.out) == (1, b"")
-    assert ran.err.startswith("bad_response: ")
+    assert ran.err.startswith("misconfigured: ")
     assert ran.err.count("\n") == 1
 
 
@@ -212,7 +216,7 @@ async def test_a_port_that_is_taken_ends_the_worker_with_a_sentence(
         WORKER_HTTP_PORT=str(port),
         WORKER_LOG_LEVEL="error",
     )
-    assert ran.status == 3
+    assert ran.status == 1
     assert "in use" in ran.err
     assert "Traceback" not in ran.err
 
@@ -230,7 +234,28 @@ async def test_the_simulator_says_what_it_is() -> None:
 
 
 async def test_version_and_help_are_there() -> None:
+    assert (await command("--version")).out.decode() == f"{__version__}\n"
     assert (await command("version")).out.decode() == f"{__version__}\n"
-    out = (await command("--help")).out.decode()
-    for name in ("run", "demo", "ask", "image", "cancel", "resume", "doctor", "simulator"):
-        assert name in out
+    out = (await command("-h")).out.decode()
+    for name in ("run", "demo", "dev", "ask", "image", "chat", "submit", "result", "jobs", "cancel", "resume", "top"):
+        assert f"  {name} " in out
+
+
+NAMES = [
+    *("run", "demo", "dev", "doctor", "simulator", "provision", "version"),
+    *("ask", "image", "chat", "cancel", "submit", "result", "resume", "jobs", "top"),
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_help_of_a_command_fits_a_screen_and_has_an_example(name: str) -> None:
+    ran = CliRunner().invoke(app, [name, "-h"], terminal_width=100)
+    assert ran.exit_code == 0
+    assert len(ran.output.splitlines()) <= SCREEN_LINES
+    if name not in OTHERS:
+        assert f"aichats-worker {name}" in ran.output
+
+
+async def test_shell_completion_can_be_shown() -> None:
+    out = (await command("--show-completion", "bash")).out.decode()
+    assert "_AICHATS_WORKER_COMPLETE" in out or "complete" in out

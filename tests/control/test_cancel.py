@@ -180,7 +180,7 @@ async def test_where_the_runner_is_slow_there_is_one_end_and_it_is_the_one_that_
     settings = settings_for(broker, WORKER_ACK_WAIT_SECONDS="30")
     runner = await spawn_worker(**settings)
     await provisioned(broker)
-    await broker.submit("[sim: words=200 pause=0.05]")
+    await broker.submit("[sim: words=200 pause=1]")
     await broker.content()
     other = await spawn_worker(**settings)
     await other.serving_jobs()

@@ -78,8 +78,16 @@ async def test_a_history_reaches_the_provider_flattened(nc: Client, worker: App,
 
 
 async def test_unknown_fields_are_ignored_and_null_counts_as_absent(nc: Client, worker: App) -> None:
-    body = {"prompt": "[sim: words=1]", "messages": None, "model": None, "timeout_seconds": None, "temperature": 0.7}
-    assert (await ask(nc, REQ_TEXT, body))[-1].type == "done"
+    body = {"prompt": "[sim: words=1]", "messages": None, "model": None, "timeout_seconds": None, "colour": 7}
+    done = (await ask(nc, REQ_TEXT, body))[-1]
+    assert done.type == "done"
+    assert done.data.ignored == ["colour"]
+
+
+async def test_an_option_that_nobody_can_honour_is_refused_by_its_name(nc: Client, worker: App) -> None:
+    (error,) = await ask(nc, REQ_TEXT, {"prompt": "hi", "temperature": 0.7, "n": 2})
+    assert error.data.code == "invalid_request"
+    assert all(f"{name}: no provider" in error.data.message for name in ("temperature", "n"))
 
 
 @pytest.mark.e2e

@@ -16,6 +16,7 @@ from nats.js.errors import NotFoundError
 from aichats_client import submit
 from aichats_schemas import parse_event
 from aichats_worker.app import App
+from aichats_worker.jobs.wanted import CLOSED_MAX_BYTES
 from tests.conftest import StartWorker
 from tests.processes import NatsServer, WorkerProcess
 
@@ -172,7 +173,7 @@ async def provisioned(broker: Broker) -> None:
     async with asyncio.timeout(WAIT_SECONDS):
         while True:
             with contextlib.suppress(NotFoundError):
-                await broker.js.consumer_info("AIJOBS", "ai-workers-text")
-                break
+                if (await broker.js.stream_info("AIJOBS")).config.max_bytes != CLOSED_MAX_BYTES:
+                    break
             await asyncio.sleep(0.05)
     await broker.listen()

@@ -7,8 +7,10 @@ import orjson
 import pytest
 from nats.aio.msg import Msg
 
+from aichats_worker.broker.bus import Bus
 from aichats_worker.simulator.server import Simulator
 from tests.jobs.broker import WAIT_SECONDS, Broker, StartJobs, broker, checked, start_jobs
+from tests.jobs.provisioned import provisioner
 
 __all__ = ["broker", "start_jobs"]
 
@@ -69,7 +71,8 @@ async def test_what_another_began_is_finished_without_asking_the_provider(
 async def test_where_no_letter_can_be_kept_the_job_stays_until_one_is(
     broker: Broker, start_jobs: StartJobs, simulator: Simulator
 ) -> None:
-    await start_jobs(worker_ack_wait_seconds=60)
+    await provisioner(Bus(broker.nc, broker.js), ack_wait_seconds=60).apply()
+    await start_jobs(worker_jobs_provision=False)  # it would make the stream again
     letters = (await broker.js.stream_info("AIDEAD")).config
     await broker.js.delete_stream("AIDEAD")
     await broker.submit({"prompt": 5})

@@ -4,13 +4,24 @@ import math
 from typing import Any
 
 from aichats_schemas.requests import Message
-from aichats_worker.provider import Finish, Provider, Question
-from aichats_worker.provider.aichats.site import AiChats
-from aichats_worker.provider.openai.site import OpenAI
+from aichats_worker.provider import Finish, Picture, Provider, Question
+from aichats_worker.provider.aichats import AiChats
+from aichats_worker.provider.http.route import Route
+from aichats_worker.provider.images import ImageLimits
+from aichats_worker.provider.openai import OpenAI
+from aichats_worker.provider.openai.site import Server
 
 
-def ask(prompt: str, *, tenant: str = "default", proxy: str | None = None, deadline: float = math.inf) -> Question:
-    return Question((Message(role="user", content=prompt),), tenant=tenant, deadline=deadline, proxy=proxy)
+def ask(
+    prompt: str,
+    *,
+    tenant: str = "default",
+    proxy: str | None = None,
+    deadline: float = math.inf,
+    model: str | None = None,
+    options: dict[str, Any] | None = None,
+) -> Question:
+    return Question((Message(role="user", content=prompt),), tenant, deadline, proxy, model, options or {})
 
 
 async def collect(provider: Provider, question: Question) -> tuple[str, Finish]:
@@ -21,8 +32,25 @@ async def collect(provider: Provider, question: Question) -> tuple[str, Finish]:
     return "".join(map(str, pieces)), finish
 
 
+async def pictures(provider: Provider, question: Question) -> list[Picture]:
+    """All images; how they ended comes behind them."""
+    *made, finish = [item async for item in provider.images(question)]
+    assert isinstance(finish, Finish)
+    return [picture for picture in made if isinstance(picture, Picture)]
+
+
+async def draw(provider: Provider, question: Question) -> Picture:
+    """The one image."""
+    (one,) = await pictures(provider, question)
+    return one
+
+
 def make(kind: str, origin: str, **options: Any) -> AiChats | OpenAI:
-    """A provider of that kind, pointed at a simulator."""
+    """A provider of that kind, pointed at a simulator. Options are those of Route, ImageLimits and the provider."""
+    bounds = ("image_max_bytes", "image_memory_max_bytes", "image_allow_private")
+    limits = {name.removeprefix("image_"): options.pop(name) for name in bounds if name in options}
+    route = {name: options.pop(name) for name in ("proxy", "timeouts", "tls", "environment") if name in options}
+    shared: dict[str, Any] = {"route": Route(**route), "limits": ImageLimits(**limits)}
     if kind == "openai":
-        return OpenAI(base_url=f"{origin}/v1", api_key="key", **options)
-    return AiChats(url=origin, cookie="session=secret", **options)
+        return OpenAI(options.pop("server", Server(f"{origin}/v1", "key")), **shared, **options)
+    return AiChats(url=origin, cookie="session=secret", **shared, **options)

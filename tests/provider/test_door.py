@@ -5,19 +5,22 @@ from typing import Any
 
 import pytest
 
+from aichats_worker import wiring
 from aichats_worker.errors import (
     BadResponse,
     Challenge,
     Interrupted,
+    InvalidRequest,
+    Misconfigured,
     ProviderUnavailable,
     QuotaExhausted,
     RateLimited,
 )
-from aichats_worker.provider.door import Door
-from aichats_worker.provider.opening import open_provider
+from aichats_worker.provider.door import Door, DoorPolicy
+from aichats_worker.provider.openai.site import ModelTable
 from aichats_worker.settings import load_settings
 from aichats_worker.simulator.server import HOLD, Simulator
-from tests.provider.asking import ask, collect, make
+from tests.provider.asking import ask, collect, draw, make
 
 Open = Callable[..., Door]
 
@@ -27,7 +30,7 @@ async def open_door(simulator: Simulator) -> AsyncIterator[Open]:
     doors: list[Door] = []
 
     def one(kind: str = "aichats", **options: Any) -> Door:
-        doors.append(Door(make(kind, simulator.url), **{"retry_base_seconds": 0.001, **options}))
+        doors.append(Door(make(kind, simulator.url), DoorPolicy(**{"retry_base_seconds": 0.001, **options})))
         return doors[-1]
 
     yield one
@@ -52,7 +55,7 @@ async def test_a_failure_before_the_first_byte_is_tried_again(open_door: Open, s
 
 async def test_an_image_is_tried_again_too(open_door: Open, simulator: Simulator) -> None:
     simulator.script(status=503)
-    assert (await open_door().image(ask("a cat"))).mime == "image/png"
+    assert (await draw(open_door(), ask("a cat"))).mime == "image/png"
 
 
 async def test_calls_are_bounded(open_door: Open, simulator: Simulator) -> None:
@@ -61,11 +64,13 @@ async def test_calls_are_bounded(open_door: Open, simulator: Simulator) -> None:
     assert len(simulator.requests) == 2
 
 
-@pytest.mark.parametrize("prompt", ["[sim: answer=html]", "[sim: answer=challenge]", "[sim: status=404]"])
+@pytest.mark.parametrize(
+    "prompt", ["[sim: answer=html]", "[sim: answer=challenge]", "[sim: status=404]", "[sim: status=400]"]
+)
 async def test_what_another_try_would_not_mend_is_not_tried_again(
     open_door: Open, simulator: Simulator, prompt: str
 ) -> None:
-    with pytest.raises((BadResponse, Challenge)):
+    with pytest.raises((BadResponse, Challenge, Misconfigured, InvalidRequest)):
         await collect(open_door(), ask(prompt))
     assert len(simulator.requests) == 1
 
@@ -107,9 +112,8 @@ async def test_the_circuit_opens_and_the_provider_is_asked_no_more(open_door: Op
     with pytest.raises(ProviderUnavailable) as refused:
         await collect(door, ask(HELLO))
     assert refused.value.retry_after_ms is not None
-    with pytest.raises(ProviderUnavailable):
-        await door.image(ask(HELLO))
-    assert len(simulator.requests) == 2
+    assert (await draw(door, ask("a cat"))).mime == "image/png"  # images have a circuit of their own
+    assert len([request for request in simulator.requests if request.method == "POST"]) == 3
 
 
 @pytest.mark.parametrize("prompt", ["[sim: answer=challenge]", "[sim: answer=none tries=0]"])
@@ -180,15 +184,15 @@ async def test_concurrent_calls_are_limited_towards_the_provider(open_door: Open
 @pytest.mark.parametrize("name", ["aichats", "openai"])
 async def test_the_settings_open_the_provider_that_they_name(simulator: Simulator, name: str) -> None:
     settings = load_settings(
-        worker_provider=name,
+        worker_providers=name,
         aichats_url=simulator.url,
         openai_base_url=f"{simulator.url}/v1",
         openai_api_key="sk-secret",
     )
-    provider = open_provider(settings)
+    provider = wiring.provider(settings)
     assert provider.working
     assert (await collect(provider, ask(HELLO)))[0] == "Hello"
-    assert (await provider.image(ask("a cat"))).mime == "image/png"
+    assert (await draw(provider, ask("a cat"))).mime == "image/png"
     path, authorization = simulator.requests[0].path, simulator.requests[0].headers.get("authorization")
     expected = {"aichats": ("/chat/send2/", None), "openai": ("/v1/chat/completions", "Bearer sk-secret")}
     assert (path, authorization) == expected[name]
@@ -196,9 +200,9 @@ async def test_the_settings_open_the_provider_that_they_name(simulator: Simulato
 
 
 async def test_openai_gets_its_own_names_of_the_models(simulator: Simulator) -> None:
-    provider = make("openai", simulator.url, text_model="llama3", image_model="flux")
+    provider = make("openai", simulator.url, models=ModelTable({"gpt-4": "llama3"}, {"dalle": "flux"}))
     await collect(provider, ask(HELLO))
-    await provider.image(ask("a cat"))
+    await draw(provider, ask("a cat"))
     await provider.close()
     assert b'"model":"llama3"' in simulator.requests[0].body
     assert b'"model":"flux"' in simulator.requests[1].body

@@ -14,16 +14,19 @@ from aichats_worker.errors import (
     Challenge,
     DeadlineExceeded,
     Interrupted,
+    InvalidRequest,
+    Misconfigured,
     ProviderUnavailable,
     QuotaExhausted,
     RateLimited,
+    TooLarge,
     WorkerError,
 )
 from aichats_worker.provider import Provider
-from aichats_worker.provider.http.upstream import Timeouts
-from aichats_worker.provider.lines import LINE_MAX_BYTES, STRAY_MAX_BYTES
+from aichats_worker.provider.decoding.lines import LINE_MAX_BYTES, STRAY_MAX_BYTES
+from aichats_worker.provider.http.route import Timeouts
 from aichats_worker.simulator.server import CUT, HOLD, Simulator, start_simulator
-from tests.provider.asking import ask, collect, make
+from tests.provider.asking import ask, collect, draw, make
 
 KINDS = ("aichats", "openai")
 
@@ -57,12 +60,19 @@ def assert_tells_nothing(error: WorkerError) -> None:
     ("prompt", "error"),
     [
         ("[sim: status=429]", RateLimited),
-        ("[sim: status=400]", BadResponse),
-        ("[sim: status=401]", BadResponse),
-        ("[sim: status=403]", BadResponse),
-        ("[sim: status=404]", BadResponse),
-        ("[sim: status=302]", BadResponse),
+        ("[sim: status=400]", InvalidRequest),
+        ("[sim: status=401]", Misconfigured),
+        ("[sim: status=402]", QuotaExhausted),
+        ("[sim: status=403]", Misconfigured),
+        ("[sim: status=404]", Misconfigured),
+        ("[sim: status=302]", Misconfigured),
+        ("[sim: status=307]", Misconfigured),
         ("[sim: status=407]", ProviderUnavailable),
+        ("[sim: status=408]", ProviderUnavailable),
+        ("[sim: status=413]", TooLarge),
+        ("[sim: status=418]", BadResponse),
+        ("[sim: status=422]", InvalidRequest),
+        ("[sim: status=425]", ProviderUnavailable),
         ("[sim: status=500]", ProviderUnavailable),
         ("[sim: status=502 answer=html]", ProviderUnavailable),
         ("[sim: status=503]", ProviderUnavailable),
@@ -70,7 +80,7 @@ def assert_tells_nothing(error: WorkerError) -> None:
         ("[sim: answer=challenge status=403]", Challenge),
         ("[sim: answer=challenge status=503]", Challenge),
         ("[sim: answer=html]", BadResponse),
-        ("[sim: answer=json-error]", BadResponse),
+        ("[sim: answer=json-error]", ProviderUnavailable),
         ("[sim: answer=prose]", BadResponse),
         ("[sim: answer=empty]", BadResponse),
         ("[sim: cut-after=0]", ProviderUnavailable),
@@ -86,11 +96,11 @@ async def test_what_is_no_answer_has_its_code(provider: Provider, prompt: str, e
     ("prompt", "error"),
     [
         ("[sim: status=429]", RateLimited),
-        ("[sim: status=400]", BadResponse),
+        ("[sim: status=400]", InvalidRequest),
         ("[sim: status=503]", ProviderUnavailable),
         ("[sim: answer=challenge]", Challenge),
         ("[sim: answer=html]", BadResponse),
-        ("[sim: answer=json-error]", BadResponse),
+        ("[sim: answer=json-error]", ProviderUnavailable),
         ("[sim: answer=prose]", BadResponse),
         ("[sim: answer=empty]", BadResponse),
         ("[sim: source=none]", BadResponse),
@@ -98,7 +108,7 @@ async def test_what_is_no_answer_has_its_code(provider: Provider, prompt: str, e
 )
 async def test_what_is_no_image_has_its_code(provider: Provider, prompt: str, error: type[WorkerError]) -> None:
     with pytest.raises(WorkerError) as caught:
-        await provider.image(ask(prompt))
+        await draw(provider, ask(prompt))
     assert_tells_nothing(caught.value)
     assert type(caught.value) is error
 

@@ -5,19 +5,23 @@ import itertools
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from aichats_worker.errors import WorkerError
-from aichats_worker.provider import Finish, Picture, Provider
+from aichats_worker.provider import Finish, Picture, Provider, Reasoning
 from aichats_worker.provider.aichats.dialect import AiChatsDecoder
 from aichats_worker.provider.deltas import Decoder
-from aichats_worker.provider.http.upstream import Timeouts
-from aichats_worker.provider.openai.site import OpenAIDecoder
+from aichats_worker.provider.http.route import Timeouts
+from aichats_worker.provider.openai.dialect import OpenAIDecoder
 from aichats_worker.simulator.answers import CUT, HOLD, Part
 from aichats_worker.simulator.server import Simulator
 from tests.provider.asking import ask, make
+from tests.provider.mutations import Spoiled, spoiled
+from tests.provider.recorded import decoded
+from tests.provider.wire import CLOSE, Wire, wire
 
 pytestmark = [pytest.mark.fuzz, pytest.mark.timeout(1800)]
 
@@ -81,7 +85,7 @@ CASES = st.builds(
     sized=st.booleans(),
     status=st.sampled_from([200] * 10 + [204, 302, 403, 429, 500, 503]),
 )
-QUICK = Timeouts(connect=10, first_byte=0.03, stall=0.03)
+QUICK = Timeouts(connect=10, first_byte=0.03, stall=0.03, image=0.03)
 
 
 @pytest.fixture
@@ -92,80 +96,102 @@ async def providers(simulator: Simulator) -> AsyncIterator[dict[str, Provider]]:
         await provider.close()
 
 
-async def outcome(provider: Provider, prompt: str = "hi") -> tuple[list[str], Finish | None, str | None]:
-    """The pieces, how they ended, and the code of the error; never both of those."""
-    pieces: list[str | Finish] = []
-    code = None
+@dataclass
+class Came:
+    """What came of a call."""
+
+    pieces: list[str]
+    pictures: list[Picture]
+    finish: Finish | None = None
+    error: WorkerError | None = None
+
+    @property
+    def text(self) -> str:
+        return "".join(piece for piece in self.pieces if not isinstance(piece, Reasoning))
+
+    def check(self) -> None:
+        """It ended in exactly one way, and all of it can be told to a requester."""
+        assert (self.finish is None) != (self.error is None)
+        assert all(self.pieces), "an empty piece"
+        orjson.dumps(list(map(str, self.pieces)))  # half a surrogate pair would be no JSON
+        if self.error is not None:
+            assert self.error.code != "internal"
+            assert len(self.error.message) < 1000
+            assert self.error.retry_after_ms is None or 0 <= self.error.retry_after_ms <= 24 * 3600 * 1000
+        if self.finish is not None:
+            assert self.finish.finish_reason in ("stop", "length", "content_filter")
+            assert self.pieces or self.pictures or self.finish.finish_reason == "length"
+            used = self.finish.usage
+            assert used is None or 0 <= used.input_tokens + used.output_tokens < 2**53
+
+
+async def call(provider: Provider, prompt: str = "hi", kind: str = "text") -> Came:
+    """Ask, and write down what comes. An error that is no WorkerError fails the test."""
+    came = Came([], [])
+    options = {"reasoning": True} if provider.offers["text"]["gpt-4"][0] else {}
+    items = provider.images(ask(prompt)) if kind == "image" else provider.text(ask(prompt, options=options))
     try:
         async with asyncio.timeout(20):
-            async for item in provider.text(ask(prompt)):
-                pieces.append(item)  # noqa: PERF401 - what came before an error counts as well
+            async for item in items:
+                assert came.finish is None, "the finish is the last"
+                if isinstance(item, Finish):
+                    came.finish = item
+                elif isinstance(item, Picture):
+                    came.pictures.append(item)
+                else:
+                    came.pieces.append(item)
     except WorkerError as error:
-        code = error.code
-    finish = pieces.pop() if pieces and isinstance(pieces[-1], Finish) else None
-    assert all(isinstance(piece, str) and piece for piece in pieces)
-    assert isinstance(finish, Finish | None)
-    return [str(piece) for piece in pieces], finish, code
+        came.error = error
+    came.check()
+    return came
 
 
 @given(case=CASES)
 async def test_any_bytes_give_text_that_was_sent_or_a_typed_error(
     providers: dict[str, Provider], simulator: Simulator, case: Case
 ) -> None:
-    prompt = case.play(simulator)
-    pieces, finish, code = await outcome(providers[case.kind], prompt)
-    assert (finish is None) != (code is None)
-    assert code != "internal"
-    assert case.sent().startswith("".join(pieces))
-    if finish is not None:
-        assert pieces
-        assert case.end != "clean" or case.sent() == "".join(pieces)
+    came = await call(providers[case.kind], case.play(simulator))
+    assert case.sent().startswith(came.text)
+    if came.finish is not None and case.end == "clean":
+        assert case.sent() == came.text
 
 
 @given(case=CASES)
 async def test_any_bytes_give_an_image_or_a_typed_error(
     providers: dict[str, Provider], simulator: Simulator, case: Case
 ) -> None:
-    prompt = case.play(simulator)
-    picture = code = None
-    try:
-        async with asyncio.timeout(20):
-            picture = await providers[case.kind].image(ask(prompt))
-    except WorkerError as error:
-        code = error.code
-    assert code != "internal"
-    assert code is not None or (isinstance(picture, Picture) and picture.mime == "image/gif")
+    came = await call(providers[case.kind], case.play(simulator), "image")
+    assert {picture.mime for picture in came.pictures} <= {"image/gif"}
 
 
 @given(kind=KINDS, answer=st.lists(HTTP | st.binary(max_size=8), max_size=8))
 async def test_any_bytes_in_the_place_of_http_give_text_or_a_typed_error(
-    wire: "Wire", kind: str, answer: list[bytes]
+    server: Wire, kind: str, answer: list[bytes]
 ) -> None:
-    wire.answer = b"".join(answer)
-    provider = make(kind, wire.url, timeouts=QUICK)
-    pieces, finish, code = await outcome(provider)
+    server.answer = lambda _: [b"".join(answer), CLOSE]
+    provider = make(kind, server.url, timeouts=QUICK)
+    await call(provider)
     await provider.close()
-    assert (finish is None) != (code is None)
-    assert code != "internal"
-    assert bool(pieces) or finish is None
 
 
-class Wire:
-    """A server that answers each connection with the same bytes, and closes."""
+@given(spoiled=spoiled(), chunked=st.booleans())
+async def test_a_real_answer_that_was_spoiled_gives_what_is_left_or_a_typed_error(
+    server: Wire, spoiled: Spoiled, *, chunked: bool
+) -> None:
+    pieces = spoiled.pieces(spoiled.recorded.http(chunked=chunked))
+    server.answer = lambda _: [*(part for piece in pieces for part in (piece, 0)), CLOSE]
+    provider = make(spoiled.recorded.dialect, server.url, timeouts=QUICK)
+    await call(provider, kind=spoiled.recorded.kind)
+    await provider.close()
 
-    def __init__(self) -> None:
-        self.answer = b""
-        self.url = ""
 
-    def __call__(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(self.answer)
-        writer.close()
+@given(spoiled=spoiled())
+def test_no_cut_changes_what_is_understood_of_a_spoiled_answer(spoiled: Spoiled) -> None:
+    body, dialect = spoiled.recorded.body, spoiled.recorded.dialect
+    assert decoded(dialect, spoiled.pieces(body)) == decoded(dialect, [body])
 
 
 @pytest.fixture
-async def wire() -> AsyncIterator[Wire]:
-    one = Wire()
-    server = await asyncio.start_server(one, "127.0.0.1", 0)
-    one.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    yield one
-    server.close()
+async def server() -> AsyncIterator[Wire]:
+    async with wire(lambda _: []) as running:
+        yield running

@@ -9,13 +9,15 @@ CHILD = """
 import asyncio, re, sys
 from pathlib import Path
 from aichats_schemas.requests import Message
-from aichats_worker.provider import Question
+from aichats_worker.provider import Picture, Question
 from aichats_worker.provider.aichats.site import AiChats
 
 async def main():
     provider = AiChats(url=sys.argv[1])
     question = Question((Message(role="user", content=f"[sim: bytes={sys.argv[2]}]"),), "default", float("inf"))
-    pictures = await asyncio.gather(*[provider.image(question) for _ in range(20)])
+    async def draw():
+        return [item async for item in provider.images(question) if isinstance(item, Picture)][0]
+    pictures = await asyncio.gather(*[draw() for _ in range(20)])
     await provider.close()
     # Not getrusage: its peak begins at that of the process which started this one.
     peak_kib = re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]

@@ -7,18 +7,17 @@ import pytest
 
 from aichats_worker.errors import (
     BadResponse,
-    DeadlineExceeded,
-    ProviderUnavailable,
-    RateLimited,
+    Interrupted,
     TooLarge,
     WorkerError,
 )
 from aichats_worker.provider import Provider
+from aichats_worker.provider.door import Door
 from aichats_worker.provider.http.addresses import check_host, is_public
-from aichats_worker.provider.http.upstream import Timeouts
+from aichats_worker.provider.http.route import Timeouts
 from aichats_worker.simulator.answers import image
 from aichats_worker.simulator.server import HOLD, Simulator, start_simulator
-from tests.provider.asking import ask, make
+from tests.provider.asking import ask, draw, make
 
 
 @pytest.fixture(params=["aichats", "openai"])
@@ -34,20 +33,20 @@ def located(url: str) -> bytes:
 
 @pytest.mark.parametrize("kind", ["png", "jpeg", "webp", "gif", "avif"])
 async def test_the_media_type_is_read_from_the_images_own_bytes(provider: Provider, kind: str) -> None:
-    picture = await provider.image(ask(f"[sim: type={kind} bytes=5000]"))
+    picture = await draw(provider, ask(f"[sim: type={kind} bytes=5000]"))
     assert (picture.mime, picture.data) == (f"image/{kind}", image(kind, 5000))
 
 
 @pytest.mark.parametrize("source", ["data", "b64"])
 async def test_an_image_in_the_answer_itself_is_accepted(provider: Provider, simulator: Simulator, source: str) -> None:
-    picture = await provider.image(ask(f"[sim: source={source} bytes=5000]"))
+    picture = await draw(provider, ask(f"[sim: source={source} bytes=5000]"))
     assert picture.data == image("png", 5000)
     assert len(simulator.requests) == 1
 
 
 async def test_a_data_url_need_not_be_base64(provider: Provider, simulator: Simulator) -> None:
     simulator.script(located("data:image/gif,GIF89a%00"))
-    assert (await provider.image(ask("x"))).data == b"GIF89a\x00"
+    assert (await draw(provider, ask("x"))).data == b"GIF89a\x00"
 
 
 @pytest.mark.parametrize(
@@ -55,10 +54,7 @@ async def test_a_data_url_need_not_be_base64(provider: Provider, simulator: Simu
     [
         ("[sim: type=text]", BadResponse),
         ("[sim: image-status=404]", BadResponse),
-        ("[sim: image-status=429]", RateLimited),
-        ("[sim: image-status=500]", ProviderUnavailable),
         ("[sim: image-redirects=6]", BadResponse),
-        ("[sim: image-cut-after=100]", ProviderUnavailable),
         ("[sim: bytes=100001]", TooLarge),
         ("[sim: bytes=100001 source=b64]", TooLarge),
         ("[sim: bytes=300000 source=data]", TooLarge),
@@ -75,26 +71,26 @@ async def test_what_is_no_image_to_be_had_has_its_code(
     provider: Provider, prompt: str, error: type[WorkerError]
 ) -> None:
     with pytest.raises(WorkerError) as caught:
-        await provider.image(ask(prompt))
+        await draw(provider, ask(prompt))
     assert type(caught.value) is error
 
 
 async def test_a_too_large_image_names_the_limit_its_value_and_what_was_sent(provider: Provider) -> None:
     with pytest.raises(TooLarge, match=r"PROVIDER_IMAGE_MAX_BYTES is 100000.*100001"):
-        await provider.image(ask("[sim: bytes=100001]"))
+        await draw(provider, ask("[sim: bytes=100001]"))
 
 
 async def test_an_image_of_unannounced_size_is_not_read_to_its_end(provider: Provider, simulator: Simulator) -> None:
     simulator.script(located(f"{simulator.url}/endless"))
     simulator.script(image("png", 0), *[bytes(50_000)] * 3, HOLD)
     with pytest.raises(TooLarge):
-        await provider.image(ask("x"))
+        await draw(provider, ask("x"))
     await simulator.requests[1].ended.wait()
     assert simulator.requests[1].closed_early
 
 
 async def test_an_image_of_exactly_the_limit_is_given(provider: Provider) -> None:
-    assert len((await provider.image(ask("[sim: bytes=100000]"))).data) == 100_000
+    assert len((await draw(provider, ask("[sim: bytes=100000]"))).data) == 100_000
 
 
 @pytest.mark.parametrize("body", [b"", b'{"data":[{}]}', b'{"data":[{"url":7}]}', b'{"data":{}}', b"[]", b"null", b"7"])
@@ -103,25 +99,42 @@ async def test_an_answer_without_an_image_is_a_bad_response(
 ) -> None:
     simulator.script(body)
     with pytest.raises(BadResponse):
-        await provider.image(ask("x"))
+        await draw(provider, ask("x"))
 
 
 async def test_an_empty_image_is_a_bad_response(provider: Provider, simulator: Simulator) -> None:
     simulator.script(located(f"{simulator.url}/empty"))
     simulator.script()
     with pytest.raises(BadResponse, match="empty"):
-        await provider.image(ask("x"))
+        await draw(provider, ask("x"))
 
 
-async def test_a_stalled_image_is_a_deadline(simulator: Simulator) -> None:
-    provider = make("aichats", simulator.url, timeouts=Timeouts(stall=0.05))
-    with pytest.raises(DeadlineExceeded, match="stall"):
-        await provider.image(ask("[sim: image-stall-after=100]"))
+@pytest.mark.parametrize("fault", ["status=429", "status=500", "cut-after=100", "stall-after=100"])
+async def test_an_image_that_was_made_is_fetched_again_until_the_deadline_and_never_made_again(
+    simulator: Simulator, fault: str
+) -> None:
+    provider = Door(make("aichats", simulator.url, timeouts=Timeouts(stall=0.02)))
+    deadline = asyncio.get_running_loop().time() + 0.6
+    with pytest.raises(Interrupted, match="was made"):
+        await draw(provider, ask(f"[sim: image-{fault}]", deadline=deadline))
+    methods = [request.method for request in simulator.requests]
+    assert methods.count("POST") == 1
+    assert methods.count("GET") >= 2
+    await provider.close()
+
+
+@pytest.mark.parametrize("status", [500, 503, 429])
+async def test_a_passing_fault_of_an_images_host_costs_a_moment(simulator: Simulator, status: int) -> None:
+    provider = make("openai", simulator.url)
+    simulator.script(located(f"{simulator.url}/images/0.png"))
+    simulator.script(b"not now", status=status)
+    assert (await draw(provider, ask("x"))).mime == "image/png"
+    assert [request.method for request in simulator.requests] == ["POST", "GET", "GET"]
     await provider.close()
 
 
 async def test_cancelling_closes_the_images_connection(provider: Provider, simulator: Simulator) -> None:
-    task = asyncio.create_task(provider.image(ask("[sim: image-stall-after=100]")))
+    task = asyncio.create_task(draw(provider, ask("[sim: image-stall-after=100]")))
     await simulator.received(2)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -131,7 +144,7 @@ async def test_cancelling_closes_the_images_connection(provider: Provider, simul
 
 
 async def test_five_redirects_are_followed(provider: Provider) -> None:
-    assert (await provider.image(ask("[sim: image-redirects=5]"))).mime == "image/png"
+    assert (await draw(provider, ask("[sim: image-redirects=5]"))).mime == "image/png"
 
 
 async def test_another_port_of_the_providers_host_is_not_the_providers_origin(
@@ -139,11 +152,11 @@ async def test_another_port_of_the_providers_host_is_not_the_providers_origin(
 ) -> None:
     async with await start_simulator() as other:
         with pytest.raises(BadResponse, match="not public"):
-            await provider.image(ask(f"[sim: image-url={other.url}/images/0.png]"))
+            await draw(provider, ask(f"[sim: image-url={other.url}/images/0.png]"))
         simulator.script(located(f"{simulator.url}/moved"))
         simulator.script(status=302, headers={"Location": f"{other.url}/images/0.png"})
         with pytest.raises(BadResponse, match="not public"):
-            await provider.image(ask("x"))
+            await draw(provider, ask("x"))
         assert other.requests == []
 
 
@@ -153,7 +166,7 @@ async def test_private_addresses_are_allowed_where_the_operator_says_so_and_get_
     async with await start_simulator() as other:
         for kind in ("aichats", "openai"):
             provider = make(kind, simulator.url, image_allow_private=True)
-            await provider.image(ask(f"[sim: image-url={other.url}/images/0.png]"))
+            await draw(provider, ask(f"[sim: image-url={other.url}/images/0.png]"))
             await provider.close()
         for request in other.requests:
             assert not {"cookie", "origin", "referer", "authorization"} & request.headers.keys()
@@ -172,7 +185,7 @@ async def test_a_name_that_leads_to_private_addresses_is_refused_when_it_is_conn
 
     monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolve)
     with pytest.raises(BadResponse, match="not public"):
-        await provider.image(ask("[sim: image-url=http://rebind.example.org/cat.png]"))
+        await draw(provider, ask("[sim: image-url=http://rebind.example.org/cat.png]"))
 
 
 NOT_PUBLIC = """
@@ -210,9 +223,9 @@ def test_an_ordinary_host_is_left_to_the_check_of_its_address() -> None:
 
 async def test_further_images_wait_for_room_in_memory(simulator: Simulator) -> None:
     provider = make("aichats", simulator.url, image_max_bytes=50_000, image_memory_max_bytes=100_000)
-    waiting = [asyncio.create_task(provider.image(ask("[sim: image-stall-after=100]"))) for _ in range(2)]
+    waiting = [asyncio.create_task(draw(provider, ask("[sim: image-stall-after=100]"))) for _ in range(2)]
     await simulator.received(4)  # two questions, two images
-    third = asyncio.create_task(provider.image(ask("third")))
+    third = asyncio.create_task(draw(provider, ask("third")))
     for _ in range(50):
         await asyncio.sleep(0)
     assert not any(request.content == "third" for request in simulator.requests)
@@ -224,6 +237,6 @@ async def test_further_images_wait_for_room_in_memory(simulator: Simulator) -> N
 
 
 async def test_a_png_of_the_simulator_is_valid_and_of_the_size_that_was_asked_for(provider: Provider) -> None:
-    data = (await provider.image(ask("[sim: bytes=90000]"))).data
+    data = (await draw(provider, ask("[sim: bytes=90000]"))).data
     assert len(data) == 90_000
     assert base64.b16encode(data[-12:]) == b"0000000049454E44AE426082"

@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from typing import ClassVar
 
 import pytest
 from nats.aio.client import Client
 
 from aichats_worker.app import App
-from aichats_worker.provider import Finish, Picture, Question
+from aichats_worker.provider import Finish, Offers, Picture, Question
 from aichats_worker.settings import load_settings
 from tests.processes import NatsServer
 from tests.requester import ask
@@ -17,12 +18,14 @@ class Defective:
     """A provider with a bug: it raises what no provider may raise."""
 
     working = True
+    offers: ClassVar[Offers] = {"text": {"gpt-4": (frozenset(),)}, "image": {"dalle": (frozenset(),)}}
 
     async def text(self, question: Question) -> AsyncGenerator[str | Finish, None]:
         yield "one"
         raise KeyError("a secret from the inside")
 
-    async def image(self, question: Question) -> Picture:
+    async def images(self, question: Question) -> AsyncGenerator[Picture | Finish, None]:
+        yield Picture(b"", "image/png", "")
         raise ZeroDivisionError
 
     async def close(self) -> None:

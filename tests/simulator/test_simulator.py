@@ -1,20 +1,20 @@
 import asyncio
 import json
+import signal
 import struct
 import zlib
-from collections.abc import AsyncIterator
 
 import aiohttp  # noqa: TID251 - the simulator is looked at from outside
 import pytest
 
-from aichats_worker.simulator.answers import directives, image, words
+from aichats_worker.provider.door import Door, DoorPolicy
+from aichats_worker.provider.doors import Doors
+from aichats_worker.simulator.answers import image, words
+from aichats_worker.simulator.directives import directives
 from aichats_worker.simulator.server import CUT, Simulator, serve
-
-
-@pytest.fixture
-async def http() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as session:
-        yield session
+from tests.commands.test_commands import RUN_TIMEOUT_SECONDS, finished, start
+from tests.processes import free_port
+from tests.provider.asking import ask, collect, make
 
 
 def chat(prompt: str, kind: str = "chat") -> bytes:
@@ -91,9 +91,9 @@ async def test_it_counts_who_goes_early(simulator: Simulator, http: aiohttp.Clie
     assert simulator.closed_early == 1
 
 
-async def test_a_body_that_is_no_json_is_answered_too(simulator: Simulator, http: aiohttp.ClientSession) -> None:
-    for body in (b"", b"null", b"[]", b'"x"', b"{", b'{"messages":[]}'):
-        async with http.post(f"{simulator.url}/v1/chat/completions", data=body) as answer:
+async def test_the_site_answers_what_is_no_json_too(simulator: Simulator, http: aiohttp.ClientSession) -> None:
+    for body in (b"", b"null", b"[]", b'"x"', b"{", b"[" * 100_000, b'{"messages":[]}'):
+        async with http.post(f"{simulator.url}/chat/send2/", data=body) as answer:
             answer.close()
             assert answer.status == 200
 
@@ -110,6 +110,60 @@ async def test_serve_runs_until_it_is_cancelled() -> None:
         await task
     with pytest.raises(OSError):  # noqa: PT011 - refused, in the words of the platform
         await asyncio.open_connection("127.0.0.1", simulator.port)
+
+
+async def test_sigterm_lets_an_answer_end_and_takes_no_new_one() -> None:
+    port = free_port()
+    process = await start("simulator", "--port", str(port))
+    assert process.stdout is not None
+    async with asyncio.timeout(RUN_TIMEOUT_SECONDS), aiohttp.ClientSession() as http:
+        await process.stdout.readline()
+        answer = await http.post(f"http://127.0.0.1:{port}/chat/send2/", data=chat("[sim: words=10 pause=0.1]"))
+        assert await answer.content.readany() == b"data: Hello\n\n"
+        process.send_signal(signal.SIGTERM)
+        while await reachable(port):
+            await asyncio.sleep(0.01)
+        assert (await answer.read()).endswith(b"event: trylimit\ndata: 29\n\n")
+        ran = await finished(process)
+    assert (ran.status, ran.err) == (0, "")
+
+
+async def test_an_answer_without_end_is_not_waited_for_for_ever(
+    simulator: Simulator, http: aiohttp.ClientSession
+) -> None:
+    answer = await http.post(f"{simulator.url}/chat/send2/", data=chat("[sim: stall-after=1]"))
+    async with asyncio.timeout(5):
+        await simulator.drain(0.05)
+        await simulator.close()
+    answer.close()
+    assert simulator.closed_early == 1
+
+
+async def test_a_long_run_forgets_what_it_was_asked_first(http: aiohttp.ClientSession) -> None:
+    simulator = Simulator(kept_max=2)
+    await simulator.start(0, "127.0.0.1", None)
+    async with simulator:
+        for number in range(5):
+            async with http.post(f"{simulator.url}/chat/send2/", data=chat(f"[sim: words=1] {number}")) as answer:
+                await answer.read()
+        assert [request.content[-1] for request in simulator.requests] == ["3", "4"]
+
+
+async def test_one_simulator_can_show_a_failover(simulator: Simulator) -> None:
+    both = Doors([Door(make(kind, simulator.url), DoorPolicy(calls_max=1)) for kind in ("aichats", "openai")])
+    text, finish = await collect(both, ask("[sim: only=aichats status=503] [sim: words=1]"))
+    await both.close()
+    assert (text, finish.provider) == ("Hello", "openai")
+    assert [request.path for request in simulator.requests] == ["/chat/send2/", "/v1/chat/completions"]
+
+
+async def reachable(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    return True
 
 
 def test_directives_are_read_from_anywhere_and_what_is_wrong_is_ignored() -> None:

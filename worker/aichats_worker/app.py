@@ -6,8 +6,6 @@ from typing import Any
 
 import structlog
 from nats.errors import Error as NatsError
-from nats.errors import TimeoutError as NatsTimeoutError
-from nats.js import JetStreamContext
 
 from aichats_schemas.subjects import Kind, ReplyRule, Subjects
 from aichats_worker import wiring
@@ -24,8 +22,10 @@ from aichats_worker.jobs.delivery import Rules
 from aichats_worker.jobs.mailbox import Mailbox
 from aichats_worker.jobs.provision import Provisioner
 from aichats_worker.jobs.serving import Serving, describe
+from aichats_worker.jobs.watching import StreamsWatch
 from aichats_worker.jobs.work import Jobs
 from aichats_worker.provider import Provider
+from aichats_worker.provider.metrics import ProviderMetrics
 from aichats_worker.request.executor import Executor
 from aichats_worker.request.runs import Runs
 from aichats_worker.request.slots import Slots
@@ -58,6 +58,7 @@ class App:
         self.telemetry = Telemetry()
         self.provider = provider or wiring.provider(settings)
         self.telemetry.watch_provider(lambda: self.provider.working)
+        self.telemetry.registry.register(ProviderMetrics(self.provider))
         self.watch = Watch(settings.worker_keepalive_seconds)
         self.runs = Runs()
         self.slots: dict[Kind, Slots] = {
@@ -82,6 +83,7 @@ class App:
         self._serving: Serving | None = None
         self._cancels: Cancels | None = None
         self._resumes: Resumes | None = None
+        self._streams: StreamsWatch | None = None
         self._subscribed = False
         self._draining = False
 
@@ -101,7 +103,9 @@ class App:
             provider_working=lambda: self.provider.working,
         )
         await discovery.start(nc)
-        bus = Bus(nc, nc.jetstream(timeout=JETSTREAM_TIMEOUT_SECONDS), self.subjects, self._rule)
+        domain = self.settings.nats_js_domain
+        js = nc.jetstream(domain=domain, timeout=JETSTREAM_TIMEOUT_SECONDS)
+        bus = Bus(nc, js, self.subjects, self._rule, domain)
         jobs = await self._open_jobs(bus)
         await self.broker.start()
         await self.admission.start(nc, self._core_subscribers, partial(self._core.accept, has_slot=True))
@@ -131,15 +135,12 @@ class App:
         describe(self.broker, self.subjects.job)
         self.telemetry.watch_clock(jobs.clock.offset)
         self._resumes = Resumes(self._mail, jobs, self.watch, self.telemetry)
-        self._serving = Serving(
-            jobs,
-            self._mail,
-            self.slots,
-            prepare=lambda: self._provision(self._mail.bus.js),
-            opened=self._resumes.start,
-        )
-        self.telemetry.watch_jobs(lambda: self._serving is not None and self._serving.trouble() is None)
-        self._serving.start()
+        self._streams = self._watch_streams(self._mail.bus)
+        self._streams.start()
+        serving = Serving(jobs, self._mail, self.slots, prepare=self._streams.until_well, opened=self._resumes.start)
+        self.telemetry.watch_jobs(lambda: serving.trouble() is None)
+        self._serving = serving
+        serving.start()
 
     def _reconnected(self) -> None:
         self.admission.again()
@@ -148,23 +149,18 @@ class App:
         if self._resumes is not None:
             self._resumes.again()
 
-    async def _provision(self, js: JetStreamContext) -> None:
+    def _watch_streams(self, bus: Bus) -> StreamsWatch:
         settings = self.settings
         provisioner = Provisioner(
-            js,
-            self.subjects,
+            bus,
+            timeout_seconds_max=settings.worker_timeout_seconds_max,
             ack_wait_seconds=settings.worker_ack_wait_seconds,
         )
-        if settings.worker_jobs_provision:
-            for change in await provisioner.apply():
-                log.info("provisioned", change=str(change))
-            return
-        try:
-            drift = await provisioner.changes()
-        except NatsTimeoutError:
-            return  # no rights to look: whoever provisioned has them
-        if drift:
-            log.warning(f"the streams differ from what this worker expects: {'; '.join(map(str, drift))}")  # noqa: G004 - one sentence
+        watch = StreamsWatch(
+            provisioner, mend=settings.worker_jobs_provision, connected=lambda: bool(bus.nc.is_connected)
+        )
+        self.telemetry.watch_streams(lambda: len(watch.problems()))
+        return watch
 
     @property
     def jobs(self) -> Serving | None:
@@ -177,6 +173,8 @@ class App:
             return 0
         self._draining = True
         nc = self.broker.connection if self._subscribed else None
+        if self._streams is not None:
+            await self._streams.stop()
         if self._resumes is not None:
             await self._resumes.stop()
         if nc is not None:
@@ -187,7 +185,7 @@ class App:
         if self._serving is not None:
             await self._serving.leave()
         cut = await self.runs.drain(self.settings.worker_drain_timeout_seconds)
-        if self._cancels is not None:
+        if self._cancels is not None and nc is not None:
             await self._cancels.stop()
         if self._serving is not None:
             await self._serving.stop()

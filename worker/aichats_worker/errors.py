@@ -1,10 +1,11 @@
 """How a request can fail: one leaf for each code of the contract, section 4.
 
 WorkerError
-├── InvalidRequest, Forbidden, ModelNotFound, Duplicate, TooLarge, Cancelled     the requester's side
-├── RateLimited, QuotaExhausted, BadResponse, Challenge, Interrupted, ProviderUnavailable     the provider's side
-├── DeadlineExceeded     names its phase
-└── Overloaded, ShuttingDown, Internal     the worker's side
+├── InvalidRequest, Forbidden, ModelNotFound, Duplicate, Expired, TooLarge     the requester's
+├── ContentFiltered, Cancelled     the requester's, too
+├── QuotaExhausted, Misconfigured, Challenge     the operator's
+├── RateLimited, BadResponse, Interrupted, ProviderUnavailable, DeadlineExceeded     the provider's
+└── Overloaded, ShuttingDown, Internal     the worker's
 
 Abandoned     nobody is to be answered any more: not an error of the wire
 ├── RequesterGone
@@ -14,9 +15,11 @@ Abandoned     nobody is to be answered any more: not an error of the wire
 
 from typing import ClassVar, Literal
 
-from aichats_schemas.events import ErrorCode
+from aichats_schemas.events import ErrorCode, Usage
 
 Phase = Literal["queue", "connect", "first_byte", "stall", "total"]
+Fault = Literal["requester", "operator", "provider", "worker"]
+CircuitEffect = Literal["none", "counts", "opens"]
 
 
 class WorkerError(Exception):
@@ -25,112 +28,155 @@ class WorkerError(Exception):
     Args:
         message: Says what to do next. Holds nothing internal: no trace, path, credential, cookie or provider body.
         retry_after_ms: When trying again may help, in milliseconds from now.
+
+    Attributes:
+        fault: Whose it is. The requester's is never tried again, here or at another provider.
+        circuit: What it says of the provider: nothing, a failure that counts, or one that opens the circuit at once.
+        usage: What the part of an answer that was made has used; None where none was made.
     """
 
     code: ClassVar[ErrorCode]
     number: ClassVar[int]
     retryable: ClassVar[bool]
+    fault: ClassVar[Fault]
+    circuit: CircuitEffect = "none"
 
     def __init__(self, message: str, *, retry_after_ms: int | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.retry_after_ms = retry_after_ms
+        self.usage: Usage | None = None
 
 
 class InvalidRequest(WorkerError):
     """The body or the subject is wrong; names each field and the reason."""
 
     code, number, retryable = ErrorCode.INVALID_REQUEST, 400, False
+    fault = "requester"
 
 
 class Forbidden(WorkerError):
     """A proxy where the worker allows none."""
 
     code, number, retryable = ErrorCode.FORBIDDEN, 403, False
+    fault = "requester"
 
 
 class ModelNotFound(WorkerError):
     """Another model than the ones there are, which the message lists."""
 
     code, number, retryable = ErrorCode.MODEL_NOT_FOUND, 404, False
+    fault = "requester"
 
 
 class Duplicate(WorkerError):
     """The same tenant and id is already running on this worker."""
 
     code, number, retryable = ErrorCode.DUPLICATE, 409, False
+    fault = "requester"
 
 
 class Expired(WorkerError):
     """`resume`: the record's beginning, or what follows `after`, is gone."""
 
     code, number, retryable = ErrorCode.EXPIRED, 410, False
+    fault = "requester"
 
 
 class TooLarge(WorkerError):
     """A limit was passed; names the limit, its value and what was sent."""
 
     code, number, retryable = ErrorCode.TOO_LARGE, 413, False
+    fault = "requester"
+
+
+class ContentFiltered(WorkerError):
+    """The provider refuses to answer this prompt."""
+
+    code, number, retryable = ErrorCode.CONTENT_FILTERED, 422, False
+    fault = "requester"
 
 
 class RateLimited(WorkerError):
     """The provider said 429."""
 
     code, number, retryable = ErrorCode.RATE_LIMITED, 429, True
+    fault = "provider"
 
 
 class QuotaExhausted(WorkerError):
-    """The provider said that no tries are left, and gave no answer."""
+    """No tries are left, and there was no answer: 402, a spent account or key."""
 
     code, number, retryable = ErrorCode.QUOTA_EXHAUSTED, 429, False
+    fault = "operator"
+    circuit = "opens"
 
 
 class Cancelled(WorkerError):
     """The requester cancelled."""
 
     code, number, retryable = ErrorCode.CANCELLED, 499, False
+    fault = "requester"
 
 
 class Internal(WorkerError):
     """A defect of the worker's; the cause is in its log and not in the message."""
 
     code, number, retryable = ErrorCode.INTERNAL, 500, True
+    fault = "worker"
 
 
 class BadResponse(WorkerError):
     """What came is not in the provider's format."""
 
     code, number, retryable = ErrorCode.BAD_RESPONSE, 502, True
+    fault = "provider"
+    circuit = "counts"
+
+
+class Misconfigured(WorkerError):
+    """The operator's key, URL or model is wrong; says which setting."""
+
+    code, number, retryable = ErrorCode.MISCONFIGURED, 502, False
+    fault = "operator"
+    circuit = "opens"
 
 
 class Challenge(WorkerError):
     """A captcha or bot check came instead of an answer."""
 
     code, number, retryable = ErrorCode.CHALLENGE, 502, False
+    fault = "operator"
+    circuit = "opens"
 
 
 class Interrupted(WorkerError):
-    """The answer was cut after its first delta."""
+    """The answer was cut after its first delta, or ended in an error."""
 
     code, number, retryable = ErrorCode.INTERRUPTED, 502, True
+    fault = "provider"
 
 
 class Overloaded(WorkerError):
     """All slots are taken."""
 
     code, number, retryable = ErrorCode.OVERLOADED, 503, True
+    fault = "worker"
 
 
 class ProviderUnavailable(WorkerError):
-    """Connection refused, DNS, TLS, 5xx, or the circuit is open."""
+    """Connection refused, DNS, TLS, 408, 425, 5xx, or the circuit is open."""
 
     code, number, retryable = ErrorCode.PROVIDER_UNAVAILABLE, 503, True
+    fault = "provider"
+    circuit = "counts"
 
 
 class ShuttingDown(WorkerError):
     """The drain time ran out."""
 
     code, number, retryable = ErrorCode.SHUTTING_DOWN, 503, True
+    fault = "worker"
 
 
 class DeadlineExceeded(WorkerError):
@@ -142,10 +188,12 @@ class DeadlineExceeded(WorkerError):
     """
 
     code, number, retryable = ErrorCode.DEADLINE_EXCEEDED, 504, True
+    fault = "provider"
 
     def __init__(self, phase: Phase, seconds: float) -> None:
         super().__init__(f"deadline exceeded in phase {phase} after {seconds:g} s: {_ADVICE[phase]}")
         self.phase = phase
+        self.circuit = "counts" if phase in ("connect", "first_byte") else "none"
 
 
 _ADVICE: dict[Phase, str] = {

@@ -1,6 +1,7 @@
 """The worker's settings: environment variables, read once, one sentence per rule (contract, section 11)."""
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import urlsplit
@@ -8,9 +9,12 @@ from urllib.parse import urlsplit
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from aichats_worker.provider.http.tls import tls_context
 from aichats_worker.urls import check_proxy, masked_url, masked_urls, split_url
 
 OURS: Final = ("WORKER_", "PROVIDER_", "AICHATS_", "OPENAI_")  # what begins so and is no setting is warned of
+_HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_HEADER_END: Final = re.compile(r"\s*\n\s*|\s*,\s*(?=[A-Za-z0-9!#$%&'*+.^_`|~-]+\s*:)")
 
 
 class SettingsError(Exception):
@@ -39,6 +43,7 @@ class Settings(BaseSettings):
     nats_ca: str | None = Field(None, description="Path of the CA bundle that signs the server's certificate.")
     nats_cert: str | None = Field(None, description="Path of the client certificate; goes with NATS_KEY.")
     nats_key: str | None = Field(None, description="Path of the client certificate's key; goes with NATS_CERT.")
+    nats_js_domain: str | None = Field(None, description="The JetStream domain of the streams.")
     nats_inbox_prefix: str = Field("_INBOX", description="The worker's own inbox prefix.")
 
     aichats_url: str = Field("https://ai-chats.org", description="The provider's origin.")
@@ -69,13 +74,28 @@ class Settings(BaseSettings):
         default=False, description="Images from loopback, private and link-local addresses."
     )
 
-    # With WORKER_PROVIDER=openai, the AICHATS_ settings for proxy, timeouts, circuit, calls and images apply as well.
-    openai_base_url: str = Field("https://api.openai.com/v1", description="An OpenAI-compatible server, with /v1.")
-    openai_api_key: SecretStr | None = Field(None, description="Its key; never sent to an image's host.")
-    openai_text_model: str = Field("gpt-4", min_length=1, description="What the server calls the model gpt-4.")
-    openai_image_model: str = Field("dall-e-3", min_length=1, description="What the server calls the model dalle.")
+    provider_image_timeout_seconds: float = Field(
+        0, ge=0, description="An image's first byte; 0 for the request's own deadline."
+    )
+    provider_ca: str | None = Field(None, description="Path of a CA bundle to trust beside the system's.")
+    provider_cert: str | None = Field(None, description="Path of a client certificate; goes with PROVIDER_KEY.")
+    provider_key: str | None = Field(None, description="Path of its key; goes with PROVIDER_CERT.")
 
-    worker_provider: Literal["aichats", "openai"] = Field("aichats", description="Who answers.")
+    openai_base_url: str = Field(
+        "https://api.openai.com/v1", description="An OpenAI-compatible server, with /v1; a query is kept."
+    )
+    openai_api_key: SecretStr | None = Field(None, description="Its key; never sent to an image's host.")
+    openai_headers: SecretStr | None = Field(None, description="More headers, `Name: value` by line or comma.")
+    openai_image_base_url: str | None = Field(None, description="Another server for images; default OPENAI_BASE_URL.")
+    openai_image_api_key: SecretStr | None = Field(None, description="The key of the server for images.")
+    openai_text_models: str = Field(
+        "gpt-4=gpt-4", description="`name=server's name` by comma: what requests may ask for; the first is the default."
+    )
+    openai_image_models: str = Field(
+        "dalle=dall-e-3", description="The same for images; `none` where the server makes none."
+    )
+
+    worker_providers: str = Field("aichats", description="Who is asked, in this order: aichats, openai, by comma.")
     worker_subject_prefix: str = Field("ai.v1", description="What every subject starts with.")
     worker_concurrency_max: int = Field(256, ge=1, description="Slots for text.")
     worker_image_concurrency_max: int = Field(8, ge=1, description="Slots for images.")
@@ -123,17 +143,40 @@ class Settings(BaseSettings):
             raise ValueError("must not hold credentials")
         return url.rstrip("/")
 
-    @field_validator("openai_base_url")
+    @field_validator("openai_base_url", "openai_image_base_url")
     @classmethod
-    def _base_url(cls, url: str) -> str:
+    def _base_url(cls, url: str | None) -> str | None:
+        if url is None:
+            return None
         parts = split_url(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.fragment:
             raise ValueError("must be a URL such as http://127.0.0.1:11434/v1")
         if parts.username or parts.password:
             raise ValueError("must not hold credentials; OPENAI_API_KEY is for them")
         return url.rstrip("/")
 
-    @field_validator("aichats_cookie", "openai_api_key")
+    @field_validator("openai_headers")
+    @classmethod
+    def _headers(cls, headers: SecretStr | None) -> SecretStr | None:
+        if headers is not None:
+            read_headers(headers.get_secret_value())
+        return headers
+
+    @field_validator("openai_text_models", "openai_image_models")
+    @classmethod
+    def _models(cls, table: str) -> str:
+        read_models(table)
+        return table
+
+    @field_validator("worker_providers")
+    @classmethod
+    def _named(cls, names: str) -> str:
+        wanted = _listed(names)
+        if not wanted or len(set(wanted)) < len(wanted) or not set(wanted) <= {"aichats", "openai"}:
+            raise ValueError("must be aichats, openai or both by comma, each once")
+        return ",".join(wanted)
+
+    @field_validator("aichats_cookie", "openai_api_key", "openai_image_api_key")
     @classmethod
     def _header(cls, secret: SecretStr | None) -> SecretStr | None:
         if secret is not None and not secret.get_secret_value().isprintable():
@@ -147,6 +190,13 @@ class Settings(BaseSettings):
             check_proxy(proxy.get_secret_value())
         return proxy
 
+    @field_validator("nats_js_domain")
+    @classmethod
+    def _token(cls, domain: str | None) -> str | None:
+        if domain is not None and not domain.replace("-", "").replace("_", "").isalnum():
+            raise ValueError("must be one token of letters, digits, - and _")
+        return domain
+
     @field_validator("worker_subject_prefix", "nats_inbox_prefix")
     @classmethod
     def _tokens(cls, prefix: str) -> str:
@@ -158,6 +208,11 @@ class Settings(BaseSettings):
     def _together(self) -> Self:
         if (self.nats_cert is None) != (self.nats_key is None):
             raise ValueError("NATS_CERT and NATS_KEY go together: set both or neither")
+        if (self.provider_cert is None) != (self.provider_key is None):
+            raise ValueError("PROVIDER_CERT and PROVIDER_KEY go together: set both or neither")
+        tls_context(self.provider_ca, self.provider_cert, self.provider_key)
+        if not self.text_models:
+            raise ValueError("OPENAI_TEXT_MODELS must name at least one model")
         if (self.nats_user is None) != (self.nats_password is None):
             raise ValueError("NATS_USER and NATS_PASSWORD go together: set both or neither")
         if self.provider_image_memory_max_bytes < self.provider_image_max_bytes:
@@ -171,9 +226,67 @@ class Settings(BaseSettings):
         """The servers of NATS_URL."""
         return [url.strip() for url in self.nats_url.split(",") if url.strip()]
 
+    @property
+    def providers(self) -> list[str]:
+        """The names of WORKER_PROVIDERS, in order."""
+        return _listed(self.worker_providers)
+
+    @property
+    def text_models(self) -> dict[str, str]:
+        """The table of OPENAI_TEXT_MODELS."""
+        return read_models(self.openai_text_models)
+
+    @property
+    def image_models(self) -> dict[str, str]:
+        """The table of OPENAI_IMAGE_MODELS."""
+        return read_models(self.openai_image_models)
+
+    @property
+    def openai_extra_headers(self) -> dict[str, str]:
+        """The headers of OPENAI_HEADERS."""
+        return read_headers(self.openai_headers.get_secret_value()) if self.openai_headers else {}
+
     def masked(self) -> dict[str, str]:
         """Every setting by its variable's name, secrets and credentials in URLs masked: safe to print."""
         return {name.upper(): _shown(name, value) for name, value in self}
+
+
+def _listed(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",") if name.strip()]
+
+
+def read_models(table: str) -> dict[str, str]:
+    """Read `name=server's name` by comma; a bare name is its own. `none` is an empty table.
+
+    Raises:
+        ValueError: It is none, or names one twice.
+    """
+    if table.strip() in ("", "none"):
+        return {}
+    pairs = [(name.strip(), server.strip() or name.strip()) for name, _, server in _split_models(table)]
+    models = dict(pairs)
+    if not models or len(models) < len(pairs) or not all(name.isprintable() and name for name in models):
+        raise ValueError("must be name=server's name by comma, each name once, such as gpt-4=gpt-4o,fast=gpt-4o-mini")
+    return models
+
+
+def _split_models(table: str) -> list[tuple[str, str, str]]:
+    return [entry.partition("=") for entry in _listed(table)]
+
+
+def read_headers(text: str) -> dict[str, str]:
+    """Read headers by line or comma. A comma ends one only where another `Name:` follows.
+
+    Raises:
+        ValueError: It is none; the message repeats nothing of it.
+    """
+    headers: dict[str, str] = {}
+    for line in _HEADER_END.split(text.strip()):
+        name, colon, value = line.partition(":")
+        if not (colon and _HEADER_NAME.fullmatch(name.strip()) and value.strip().isprintable()):
+            raise ValueError("must be headers such as api-key: value, by line or comma")
+        headers[name.strip()] = value.strip()
+    return headers
 
 
 def _shown(name: str, value: object) -> str:
@@ -181,6 +294,8 @@ def _shown(name: str, value: object) -> str:
         return masked_url(value.get_secret_value()) if name == "provider_proxy" else "**********"
     if name == "nats_url":
         return masked_urls(str(value))
+    if name in ("openai_base_url", "openai_image_base_url") and value is not None:
+        return masked_url(str(value))  # a query may hold a key
     if isinstance(value, bool):
         return "on" if value else "off"
     return "" if value is None else str(value)

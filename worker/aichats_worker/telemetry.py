@@ -13,6 +13,7 @@ import structlog
 from faststream.prometheus import ConsumeAttrs, MetricsSettingsProvider, PrometheusMiddleware
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from aichats_schemas.events import Usage
 from aichats_schemas.subjects import Kind, Mode
 from aichats_worker.errors import Abandoned, Cancelled, HandedOver, WorkerError
 from aichats_worker.text import ascii_line
@@ -38,6 +39,7 @@ class Record:
         correlation_id: The requester's own, or None.
         outcome: `done`, `gone`, `handed_over`, `lost`, or the error's code.
         error: What the requester was told, or None.
+        usage: In tokens, or None where nothing was made.
     """
 
     mode: Mode
@@ -48,9 +50,11 @@ class Record:
     correlation_id: str | None
     outcome: str = "internal"
     error: WorkerError | None = None
+    usage: Usage | None = None
 
     def ended(self, outcome: object) -> None:
         """Take note of what came of it: a WorkerError, an Abandoned, or an answer."""
+        self.usage = getattr(outcome, "usage", None)
         self.error = outcome if isinstance(outcome, WorkerError) else None
         if isinstance(outcome, WorkerError):
             self.outcome = str(outcome.code)
@@ -84,6 +88,12 @@ class Telemetry:
             buckets=DURATION_BUCKETS_SECONDS,
             registry=self.registry,
         )
+        self._tokens = Counter(
+            "aichats_tokens",
+            "Tokens of answers and parts of answers, as providers counted or estimated.",
+            ("kind", "direction", "estimated"),
+            registry=self.registry,
+        )
         self._running = Gauge("aichats_requests_running", "Requests at work now.", ("kind",), registry=self.registry)
         self._dropped = Counter(
             "aichats_requests_dropped", "Requests that cannot be answered.", ("reason",), registry=self.registry
@@ -104,6 +114,13 @@ class Telemetry:
         gauge = Gauge("aichats_jobs_served", "0 while no jobs can be fetched.", registry=self.registry)
         gauge.set_function(lambda: float(served()))
 
+    def watch_streams(self, problems: Callable[[], int]) -> None:
+        """Show how much of what jobs need at the broker is missing or wrong."""
+        gauge = Gauge(
+            "aichats_jobs_problems", "Streams and consumers of jobs that are missing or wrong.", registry=self.registry
+        )
+        gauge.set_function(lambda: float(problems()))
+
     def watch_tasks(self, loop: asyncio.AbstractEventLoop) -> None:
         """Show how many tasks the event loop has: what a leak of them would be seen by."""
         gauge = Gauge("aichats_event_loop_tasks", "Tasks of the event loop that are not done.", registry=self.registry)
@@ -122,6 +139,8 @@ class Telemetry:
             seconds = time.monotonic() - started
             self._requests.labels(record.mode, record.kind, record.outcome).inc()
             self._duration.labels(record.mode, record.kind).observe(seconds)
+            if record.usage is not None:
+                self._count_tokens(record.kind, record.usage)
             if record.outcome != HandedOver.label:
                 self._count(record, seconds)
             log.info(
@@ -145,6 +164,11 @@ class Telemetry:
             stats.num_errors += 1
             # Everybody may read it, and what is said of a wrong request names the requester's own fields.
             stats.last_error = f"{error.number}:{error.message if error.number >= 500 else error.code}"
+
+    def _count_tokens(self, kind: Kind, usage: Usage) -> None:
+        estimated = str(usage.estimated).lower()
+        self._tokens.labels(kind, "input", estimated).inc(usage.input_tokens)
+        self._tokens.labels(kind, "output", estimated).inc(usage.output_tokens)
 
     def dropped(self, record: Record, reason: DropReason) -> None:
         """Count and log a request to which no answer may be published."""

@@ -1,9 +1,20 @@
 """Turns the settings into the values that the rooms take: nobody else reads them."""
 
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+
 from pydantic import SecretStr
 
 from aichats_worker.broker.connecting import Access
 from aichats_worker.provider import Provider
+from aichats_worker.provider.aichats import AiChats
+from aichats_worker.provider.door import DoorPolicy, Guarded
+from aichats_worker.provider.http.route import Environment, Route, Timeouts
+from aichats_worker.provider.http.tls import tls_context
+from aichats_worker.provider.images import ImageLimits
+from aichats_worker.provider.openai import OpenAI
+from aichats_worker.provider.openai.site import ModelTable, Server
 from aichats_worker.provider.opening import open_provider
 from aichats_worker.request.call import Limits
 from aichats_worker.settings import Settings
@@ -22,6 +33,7 @@ def access(settings: Settings) -> Access:
         cert=settings.nats_cert,
         key=settings.nats_key,
         inbox_prefix=settings.nats_inbox_prefix,
+        js_domain=settings.nats_js_domain,
     )
 
 
@@ -36,8 +48,83 @@ def limits(settings: Settings) -> Limits:
 
 
 def provider(settings: Settings) -> Provider:
-    """Make the provider that is named, behind its door."""
-    return open_provider(settings)
+    """Make the providers that are named, each behind its door, as one."""
+    made = {"aichats": _aichats, "openai": _openai}
+    route_out, limits_of_images = route(settings), _image_limits(settings)
+    providers = [made[name](settings, route_out, limits_of_images) for name in settings.providers]
+    return open_provider(providers, _policy(settings))
+
+
+def route(settings: Settings, environment: Mapping[str, str] = os.environ) -> Route:
+    """Return how providers are reached; the proxies of the environment are read as other programs do."""
+    named = {name: environment.get(name.lower()) or environment.get(name) or "" for name in ("HTTPS_PROXY", "NO_PROXY")}
+    return Route(
+        proxy=_plain(settings.provider_proxy),
+        environment=Environment(named["HTTPS_PROXY"], named["NO_PROXY"]),
+        timeouts=Timeouts(
+            connect=settings.provider_connect_timeout_seconds,
+            first_byte=settings.provider_first_byte_timeout_seconds,
+            stall=settings.provider_stall_timeout_seconds,
+            image=settings.provider_image_timeout_seconds,
+        ),
+        tls=tls_context(settings.provider_ca, settings.provider_cert, settings.provider_key),
+    )
+
+
+def provider_urls(settings: Settings) -> dict[str, str]:
+    """Return where each provider that is named is, by its name."""
+    urls = {"aichats": settings.aichats_url, "openai": settings.openai_base_url}
+    return {name: urls[name] for name in settings.providers}
+
+
+def _aichats(settings: Settings, route_out: Route, limits_of_images: ImageLimits) -> Guarded:
+    return AiChats(
+        url=settings.aichats_url,
+        cookie=_plain(settings.aichats_cookie),
+        user_agent=settings.aichats_user_agent,
+        route=route_out,
+        limits=limits_of_images,
+    )
+
+
+def _openai(settings: Settings, route_out: Route, limits_of_images: ImageLimits) -> Guarded:
+    server = Server(settings.openai_base_url, _plain(settings.openai_api_key), settings.openai_extra_headers)
+    return OpenAI(
+        server,
+        image_server=_image_server(settings, server),
+        models=ModelTable(settings.text_models, settings.image_models),
+        route=route_out,
+        limits=limits_of_images,
+    )
+
+
+def _image_server(settings: Settings, server: Server) -> Server:
+    """Return where images come from: what no setting of their own says is as it is for text."""
+    if settings.openai_image_base_url is not None:
+        server = replace(server, base_url=settings.openai_image_base_url, url_setting="OPENAI_IMAGE_BASE_URL")
+    if settings.openai_image_api_key is not None:
+        server = replace(server, api_key=_plain(settings.openai_image_api_key), key_setting="OPENAI_IMAGE_API_KEY")
+    return server
+
+
+def _image_limits(settings: Settings) -> ImageLimits:
+    return ImageLimits(
+        max_bytes=settings.provider_image_max_bytes,
+        memory_max_bytes=settings.provider_image_memory_max_bytes,
+        allow_private=settings.provider_image_allow_private,
+    )
+
+
+def _policy(settings: Settings) -> DoorPolicy:
+    return DoorPolicy(
+        calls_max=settings.provider_calls_max,
+        circuit_failures=settings.provider_circuit_failures,
+        circuit_open_seconds=settings.provider_circuit_open_seconds,
+        retry_base_seconds=settings.worker_retry_base_seconds,
+        retry_max_seconds=settings.worker_retry_max_seconds,
+        calls_per_minute=settings.provider_calls_per_minute_max,
+        concurrent_calls=settings.provider_concurrent_calls_max,
+    )
 
 
 def _plain(secret: SecretStr | None) -> str | None:

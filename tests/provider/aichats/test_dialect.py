@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aichats_worker.provider.aichats.dialect import AiChatsDecoder
-from aichats_worker.provider.lines import LINE_MAX_BYTES, STRAY_MAX_BYTES, LineTooLong
+from aichats_worker.provider.decoding.lines import LINE_MAX_BYTES, STRAY_MAX_BYTES, LineTooLong
 
 
 def decode(body: bytes, *, cuts: list[int] | None = None) -> tuple[str, AiChatsDecoder]:

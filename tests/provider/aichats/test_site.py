@@ -8,15 +8,15 @@ import pytest
 
 from aichats_schemas.requests import Message
 from aichats_worker.errors import InvalidRequest, ModelNotFound
-from aichats_worker.provider import Finish, Question
+from aichats_worker.provider import Finish, Question, Reasoning
 from aichats_worker.provider.aichats.site import AiChats
 from aichats_worker.provider.generator import ImageResponse
 from aichats_worker.simulator.answers import image, words
 from aichats_worker.simulator.server import HOLD, Simulator
-from tests.provider.asking import ask
+from tests.provider.asking import ask, draw
 
 
-async def first(items: AsyncGenerator[str | Finish, None]) -> str | Finish:
+async def first(items: AsyncGenerator[str | Reasoning | Finish, None]) -> str | Finish:
     """The first of all items, which are read to their end."""
     return [item async for item in items][0]  # noqa: RUF015 - next() would leave the rest unread
 
@@ -45,7 +45,7 @@ def said(*contents: str) -> list[dict[str, str]]:
 async def test_text_ends_with_the_tries_left(aichats: AiChats) -> None:
     items = [item async for item in aichats.text(ask("[sim: words=3 pause=0]"))]
     assert "".join(item for item in items if isinstance(item, str)) == "".join(words(3))
-    assert items[-1] == Finish(tries_left=29)
+    assert items[-1] == Finish(tries_left=29, provider="aichats", model="gpt-4")
 
 
 async def test_the_first_delta_is_there_while_the_provider_still_writes(aichats: AiChats, simulator: Simulator) -> None:
@@ -107,7 +107,7 @@ async def test_the_request_is_what_the_site_expects(aichats: AiChats, simulator:
         deadline=math.inf,
     )
     simulator.script(b"data: Sunny\n")
-    assert [item async for item in aichats.text(question)] == ["Sunny", Finish()]
+    assert [item async for item in aichats.text(question)] == ["Sunny", Finish(provider="aichats", model="gpt-4")]
     request = simulator.requests[0]
     assert (request.method, request.path) == ("POST", "/chat/send2/")
     assert request.content == "System: Be brief\nUser: Hi\nAssistant: Hello\nUser: Weather?\nAssistant:"
@@ -132,7 +132,7 @@ async def test_an_image_is_asked_for_with_the_last_message_and_fetched_without_c
         tenant="default",
         deadline=math.inf,
     )
-    picture = await aichats.image(question)
+    picture = await draw(aichats, question)
     assert (picture.data, picture.mime) == (image("png", 3000), "image/png")
     post, get = simulator.requests
     assert post.content == "A cat [sim: bytes=3000]"
@@ -191,4 +191,4 @@ async def test_messages_that_are_none_are_refused(aichats: AiChats, messages: li
 
 async def test_half_a_surrogate_pair_is_refused(aichats: AiChats) -> None:
     with pytest.raises(InvalidRequest, match="Unicode"):
-        await aichats.image(Question((Message.model_construct(role="user", content="\ud800"),), "default", math.inf))
+        await draw(aichats, Question((Message.model_construct(role="user", content="\ud800"),), "default", math.inf))

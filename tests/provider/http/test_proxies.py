@@ -7,11 +7,14 @@ from contextlib import AsyncExitStack
 
 import pytest
 import trustme
+from yarl import URL
 
 from aichats_worker.errors import BadResponse, DeadlineExceeded, ProviderUnavailable, WorkerError
-from aichats_worker.provider.http.upstream import SESSIONS_MAX, Timeouts, Upstream
+from aichats_worker.provider.http.route import Timeouts
+from aichats_worker.provider.http.sessions import SESSIONS_MAX
+from aichats_worker.provider.http.upstream import Request, Upstream
 from aichats_worker.simulator.server import Simulator, start_simulator
-from tests.provider.asking import ask, collect, make
+from tests.provider.asking import ask, collect, draw, make
 from tests.provider.http.proxies import Proxy, running
 
 SCHEMES = ("http", "https", "socks5", "socks5h")
@@ -55,7 +58,7 @@ async def test_text_and_image_go_through_the_proxy(stack: AsyncExitStack, scheme
     provider = make("aichats", simulator.url, proxy=url, tls=site.trusting)
     stack.push_async_callback(provider.close)
     assert (await collect(provider, ask("[sim: words=1]")))[0] == "Hello"
-    assert (await provider.image(ask("a cat"))).mime == "image/png"
+    assert (await draw(provider, ask("a cat"))).mime == "image/png"
     assert set(proxy.targets) == {("127.0.0.1", simulator.port)}
 
 
@@ -71,7 +74,7 @@ async def test_a_requests_own_proxy_wins_over_the_operators(
     stack.push_async_callback(provider.close)
     url = await start_proxy(stack, site, scheme, own)
     await collect(provider, ask("[sim: words=1]", proxy=url))
-    await provider.image(ask("a cat", proxy=url))
+    await draw(provider, ask("a cat", proxy=url))
     assert own.targets
     assert not operators.targets
 
@@ -172,7 +175,7 @@ async def test_an_image_at_a_private_address_is_refused_through_a_proxy_too(
     stack.push_async_callback(provider.close)
     for host in ("127.0.0.1", "localhost"):
         with pytest.raises(BadResponse, match="not public"):
-            await provider.image(ask(f"[sim: image-url=http://{host}:{other.port}/images/0.png]"))
+            await draw(provider, ask(f"[sim: image-url=http://{host}:{other.port}/images/0.png]"))
     assert other.requests == []
 
 
@@ -184,7 +187,7 @@ async def test_the_sessions_of_requests_own_proxies_are_bounded(stack: AsyncExit
     stack.push_async_callback(provider.close)
     for i in range(SESSIONS_MAX + 3):
         await collect(provider, ask("[sim: words=1]", proxy=url.replace("//", f"//user{i}:x@")))
-    assert len(provider._upstream._lines) == SESSIONS_MAX
+    assert len(provider._upstream._sessions._lines) == SESSIONS_MAX
     assert len(proxy.targets) == SESSIONS_MAX + 3
 
 
@@ -194,7 +197,7 @@ async def test_more_proxies_at_once_than_are_kept_disturb_no_call(simulator: Sim
 
         async def called(number: int) -> int:
             url = f"socks5://user{number}:secret@127.0.0.1:{proxy.port}"
-            with await upstream.call("GET", f"{simulator.url}/", headers={}, proxy=url) as answer:
+            with await upstream.call(Request("GET", URL(f"{simulator.url}/"), {}, proxy=url)) as answer:
                 return answer.status
 
         for start in range(0, 4 * SESSIONS_MAX, 2 * SESSIONS_MAX):

@@ -36,6 +36,7 @@ class Access:
         cert: The client's certificate; goes with key.
         key: The certificate's key.
         inbox_prefix: Of our own inboxes.
+        js_domain: The JetStream domain of the streams; None for that of the server.
     """
 
     servers: Sequence[str] = field(repr=False)
@@ -48,6 +49,7 @@ class Access:
     cert: str | None = None
     key: str | None = None
     inbox_prefix: str = "_INBOX"
+    js_domain: str | None = None
 
 
 def security(access: Access) -> NatsSecurity | None:
@@ -115,6 +117,7 @@ def make_broker(
         pending_size=PENDING_MAX_BYTES,
         flush_timeout=FLUSH_TIMEOUT_SECONDS,
         inbox_prefix=access.inbox_prefix,
+        js_options={"domain": access.js_domain},
         graceful_timeout=1.0,  # handlers return at once; the executor has its own drain
         apply_types=False,  # the decoder has made the value already, and each injected parameter is a thread hop
         middlewares=middlewares,

@@ -1,31 +1,19 @@
-"""`aichats-worker ask`, `image`, `cancel` and `resume`: the requester's side, for people."""
+"""What a requester does, for people: ask, and come back for jobs."""
 
-import asyncio
-import os
-import sys
-import tempfile
+import json
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
-from nats.aio.client import Client
-from rich.console import Console
-
-import aichats_client
-from aichats_client import Answer, ClientError
-from aichats_schemas.events import Error, StreamEvent
-from aichats_schemas.requests import ImageRequest, TextRequest
-from aichats_schemas.subjects import Kind, Subjects, new_id
-from aichats_worker import wiring
-from aichats_worker.broker.connecting import connect
+from aichats_client import Client, JobHandle, ServiceError
+from aichats_schemas.events import StreamEvent
+from aichats_worker.commands.connection import connected
+from aichats_worker.commands.manners import console, out
+from aichats_worker.commands.output import Output, print_completion, print_pieces, print_reasoning
 from aichats_worker.settings import Settings
 
-SUFFIXES = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp", "image/gif": "gif", "image/avif": "avif"}
-
-
-class Refused(Exception):
-    """The worker answered with an error; the message is for the person who asked."""
+Options = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,131 +22,98 @@ class Asker:
 
     Attributes:
         settings: How to reach the broker.
-        tenant: The subject's tenant.
-        timeout_seconds: The whole budget of a request; None for the worker's maximum.
-        as_json: Print each event as it came instead of the answer.
+        tenant: Whose requests these are.
+        as_json: Print JSON instead of the answer.
     """
 
     settings: Settings
-    tenant: str
-    timeout_seconds: float | None
-    as_json: bool
+    tenant: str = "default"
+    as_json: bool = False
 
-    @property
-    def subjects(self) -> Subjects:
-        """Below the prefix of the settings."""
-        return Subjects(self.settings.worker_subject_prefix)
-
-    async def ask(self, prompt: str) -> None:
-        """Print a text as it comes.
+    @asynccontextmanager
+    async def client(self) -> AsyncIterator[Client]:
+        """Connect.
 
         Raises:
-            Refused: The answer is an error.
-            aichats_client.ClientError: There is no answer.
+            aichats_worker.commands.connection.Unreachable: The broker does not answer, or refuses us.
         """
-        request = TextRequest(prompt=prompt, timeout_seconds=self.timeout_seconds)
-        async with self._connected() as nc:
-            await self._printed(self._stream(nc, "text", request))
+        prefix = self.settings.worker_subject_prefix
+        async with connected(self.settings) as nc, Client(nc, tenant=self.tenant, prefix=prefix) as ai:
+            yield ai
 
-    async def resume(self, request_id: str, after: tuple[int, int] | None) -> None:
-        """Print the events of a job again, and go on live."""
-        async with self._connected() as nc:
-            events = aichats_client.resume(nc, request_id, tenant=self.tenant, after=after, subjects=self.subjects)
-            await self._printed(events)
+    async def ask(self, prompt: str | None, options: Options) -> None:
+        """Print a text as it comes, or its events."""
+        async with self.client() as ai:
+            stream = ai.text(prompt, **options)
+            if self.as_json:
+                await _print_events(stream.events())
+            elif options.get("reasoning"):
+                await print_reasoning(stream.events())
+            else:
+                await print_pieces(stream, "waiting for the first word")
+
+    async def image(self, prompt: str, output: Output, options: Options) -> None:
+        """Save images, and print where they are.
+
+        Raises:
+            Unusable: They could not be written; nothing was asked.
+        """
+        output.check(options.get("n", 1))
+        async with self.client() as ai:
+            with console().status("waiting for the image"):
+                completion = await ai.complete("image", prompt, **options)
+        print_completion(completion, output, as_json=self.as_json)
+
+    async def result(self, job_id: str, output: Output) -> None:
+        """Wait for a job's end, and print what it came to."""
+        output.check(1)
+        async with self.client() as ai:
+            with console().status("waiting for the job"):
+                completion = await ai.job(job_id).result()
+        print_completion(completion, output, as_json=self.as_json)
+
+    async def resume(self, job_id: str, after: tuple[int, int] | None, output: Output) -> None:
+        """Print a job's text as it is made, or its events; an image is saved at the end."""
+        output.check(1)
+        async with self.client() as ai:
+            job = ai.job(job_id)
+            if self.as_json:
+                await _print_events(job.events(after=after))
+            elif after is not None:
+                await _print_rest(job, after)
+            elif not await print_pieces(job.text(on_restart=_restarted), "waiting for the job"):
+                print_completion(await job.result(), output)
 
     async def cancel(self, request_id: str) -> bool:
         """Stop a request. False where nobody runs or holds it."""
-        async with self._connected() as nc:
-            return await aichats_client.cancel(nc, request_id, tenant=self.tenant, subjects=self.subjects)
+        async with self.client() as ai:
+            return await ai.cancel(request_id)
 
-    async def image(self, prompt: str, output: Path | None, console: Console) -> str:
-        """Get an image into a file, `-` for standard output. Returns what was written, for the person who asked.
 
-        Raises:
-            Refused: The answer is an error.
-            aichats_client.ClientError: There is no answer.
-        """
-        request = ImageRequest(prompt=prompt, timeout_seconds=self.timeout_seconds)
-        answer = Answer()
-        async with self._connected() as nc:
-            with console.status("waiting for the image") as status:
-                async with aclosing(self._stream(nc, "image", request)) as events:
-                    async for event in events:
-                        answer.add(event)
-                        if event.type == "image":
-                            status.update(f"part {event.data.part + 1} of {event.data.parts}")
-        _ended(answer)
-        return _written(answer.images[0], answer.mimes[0], output)
+def _restarted() -> None:
+    out("\n")
+    console().print("[another attempt replaces what stands above]", markup=False)
 
-    @asynccontextmanager
-    async def _connected(self) -> AsyncIterator[Client]:
-        nc = await connect(wiring.access(self.settings))
-        try:
-            yield nc
-        finally:
-            if not nc.is_closed:
-                await nc.close()
 
-    async def _stream(
-        self, nc: Client, kind: Kind, request: TextRequest | ImageRequest
-    ) -> AsyncGenerator[StreamEvent, None]:
-        """Yield the events; a request that is interrupted, by Ctrl-C say, is cancelled."""
-        request_id = new_id()
-        events = aichats_client.stream(
-            nc, kind, request, tenant=self.tenant, request_id=request_id, subjects=self.subjects
-        )
-        try:
-            async with aclosing(events):
-                async for event in events:
-                    yield event
-        except asyncio.CancelledError:
-            with suppress(ClientError):
-                await aichats_client.cancel(nc, request_id, tenant=self.tenant, subjects=self.subjects)
-            raise
+async def _print_rest(job: JobHandle, after: tuple[int, int]) -> None:
+    attempt, last = after[0], ""
+    async with aclosing(job.events(after=after)) as events:
+        async for event in events:
+            if event.type == "response":
+                if event.attempt > attempt:
+                    _restarted()
+                out(event.data)
+                attempt, last = event.attempt, event.data
+    if last and not last.endswith("\n"):
+        out("\n")
 
-    async def _printed(self, events: AsyncGenerator[StreamEvent, None]) -> None:
-        answer = Answer()
+
+async def _print_events(events: AsyncGenerator[StreamEvent, None]) -> None:
+    try:
         async with aclosing(events):
             async for event in events:
-                answer.add(event)
-                if self.as_json:
-                    _out(event.model_dump_json(exclude_none=True) + "\n")
-                elif event.type == "response":
-                    _out(event.data)
-        if not self.as_json and answer.text and not answer.text.endswith("\n"):
-            _out("\n")
-        _ended(answer)
-
-
-def _out(text: str) -> None:
-    """Write as it is: no markup, no wrapping, at once."""
-    sys.stdout.write(text)
-    sys.stdout.flush()
-
-
-def _ended(answer: Answer) -> None:
-    if answer.end is None:
-        raise Refused("the stream was cut: it ended without a final event; try again")
-    if isinstance(answer.end, Error):
-        error = answer.end.data
-        wait = f" in {error.retry_after_ms / 1000:g} s" if error.retry_after_ms is not None else ""
-        again = f"; trying again{wait} may help" if error.retryable else ""
-        raise Refused(f"{error.code}: {error.message}{again}")
-
-
-def _written(data: bytes, mime: str, output: Path | None) -> str:
-    if output == Path("-"):
-        sys.stdout.buffer.write(data)
-        return ""
-    path = output or Path(f"image.{SUFFIXES.get(mime, 'bin')}")
-    # A file beside it first: whoever looks never sees half an image.
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+                out(event.model_dump_json(exclude_none=True) + "\n")
+    except ServiceError as error:
+        data = error.data.model_dump(exclude_none=True)
+        out(json.dumps({"type": "error", "id": error.request_id, "data": data}, ensure_ascii=False) + "\n")
         raise
-    return f"{path} ({mime}, {len(data)} bytes)"

@@ -13,10 +13,10 @@ from aichats_schemas.subjects import KINDS, SERVICE, Subjects
 from aichats_worker import wiring
 from aichats_worker.broker.connecting import connect
 from aichats_worker.errors import WorkerError
-from aichats_worker.jobs.provision import consumer_name
+from aichats_worker.jobs.streams import consumer_name
 from aichats_worker.provider.reach import reach
 from aichats_worker.settings import Settings
-from aichats_worker.urls import masked_urls
+from aichats_worker.urls import masked_url, masked_urls
 
 WORKERS_WAIT_SECONDS = 0.5
 JETSTREAM_TIMEOUT_SECONDS = 2.0
@@ -57,7 +57,8 @@ class Report:
 
 async def examine(settings: Settings, defaults: Settings) -> Report:
     """Look at NATS and at the provider, each with a bound. Raises nothing for what does not answer."""
-    findings = [*await _nats(settings), await _provider(settings)]
+    findings = [*await _nats(settings)]
+    findings += [await _provider(url, settings) for url in wiring.provider_urls(settings).values()]
     masked, plain = settings.masked(), defaults.masked()
     changed = [name for name, value in masked.items() if value != plain[name]]
     return Report(findings, masked, changed)
@@ -83,7 +84,7 @@ async def _nats(settings: Settings) -> list[Finding]:
 
 
 async def _jetstream(nc: Client, settings: Settings) -> Finding:
-    js = nc.jetstream(timeout=JETSTREAM_TIMEOUT_SECONDS)
+    js = nc.jetstream(domain=settings.nats_js_domain, timeout=JETSTREAM_TIMEOUT_SECONDS)
     try:
         await js.account_info()
     except NatsError:
@@ -125,9 +126,10 @@ async def _workers(nc: Client) -> Finding:
     return Finding("workers", True, f"{found} answer" if found != 1 else "1 answers")
 
 
-async def _provider(settings: Settings) -> Finding:
+async def _provider(url: str, settings: Settings) -> Finding:
+    shown = masked_url(url)
     try:
-        status = await reach(settings)
+        status = await reach(url, wiring.route(settings))
     except WorkerError as error:
-        return Finding("provider", False, f"{settings.aichats_url} does not answer: {error.message}")
-    return Finding("provider", True, f"{settings.aichats_url} answers (status {status} for its front page)")
+        return Finding("provider", False, f"{shown} does not answer: {error.message}")
+    return Finding("provider", True, f"{shown} answers (status {status} for its front page)")

@@ -1,45 +1,40 @@
-"""The command line: what a person types, and the exit status that comes of it.
+"""The command line: what a person types. What all commands share is in manners.py."""
 
-Exit statuses: 0 well, 1 the answer is an error or something is not well, 2 wrong usage or settings, 3 nobody answers,
-130 interrupted.
-"""
-
-import asyncio
-import signal
 import sys
-from collections.abc import Coroutine
-from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, Literal
 
 import typer
-from nats.errors import Error as NatsError
-from rich.console import Console
+from typer.core import TyperCommand
 
-from aichats_client import ClientError
-from aichats_schemas import __version__
-from aichats_worker.settings import Settings, SettingsError, load_settings, settings_without_environment
-
-T = TypeVar("T")
-
-STATUS_ERROR, STATUS_USAGE, STATUS_NOBODY, STATUS_INTERRUPTED = 1, 2, 3, 130
+from aichats_worker.commands import line_asking, line_jobs, line_operating
+from aichats_worker.commands.manners import STATUS_ERROR, STATUS_USAGE, AsJson, Context, Server
+from aichats_worker.commands.manners import fail as _fail
+from aichats_worker.commands.manners import finish as _finish
+from aichats_worker.commands.manners import settings_of as _settings
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit status: 0 well, 1 an error, 2 wrong usage or settings, 3 nobody answers, 130 interrupted.",
 )
 
-Server = Annotated[str | None, typer.Option("--server", "-s", help="NATS server, in place of NATS_URL.")]
-Tenant = Annotated[str, typer.Option(help="Tenant, a token of the subject.")]
-Timeout = Annotated[float | None, typer.Option(help="Whole budget in seconds.", min=0.001)]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the events, one JSON object a line.")]
-Prompt = Annotated[str | None, typer.Argument(help="The prompt; without one, or with -, standard input.")]
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        version()
+        raise typer.Exit
 
 
 @app.callback()
-def about() -> None:
-    """Stream text and images from ai-chats.org over NATS. Settings are environment variables; see the README."""
+def about(
+    _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """Stream text and images from ai-chats.org over NATS. Settings are environment variables; see the README.
+
+    Example: aichats-worker dev, and in another terminal: aichats-worker ask 'Say hi'
+    """
 
 
 @app.command()
@@ -56,6 +51,8 @@ def run() -> None:
 @app.command()
 def demo() -> None:
     """Show it at work: a broker, a simulated provider and a worker, all on this machine."""
+    from rich.console import Console
+
     from aichats_worker.commands.demo import DemoFailed, demo
     from aichats_worker.simulator.broker import NoServer
     from aichats_worker.telemetry import configure_logging
@@ -68,68 +65,43 @@ def demo() -> None:
 
 
 @app.command()
-def ask(
-    prompt: Prompt = None,
-    server: Server = None,
-    tenant: Tenant = "default",
-    timeout: Timeout = None,
-    as_json: AsJson = False,
+def dev(
+    provider: Annotated[Literal["simulator", "aichats", "openai"], typer.Option(help="Who answers.")] = "simulator",
+    base_url: Annotated[
+        str | None, typer.Option(metavar="URL", help="Of an OpenAI-compatible server.", show_default=False)
+    ] = None,
 ) -> None:
-    """Ask for a text, and print it as it comes."""
-    _finish(_asker(server, tenant, timeout, as_json=as_json).ask(_prompt(prompt)))
+    """Run a broker, a provider and a worker on this machine, and show what is asked of them, until Ctrl-C.
+
+    Example: aichats-worker dev --provider openai --base-url http://127.0.0.1:11434/v1
+    """
+    from rich.console import Console
+
+    from aichats_worker.commands.dev import Playground
+    from aichats_worker.settings import SettingsError
+    from aichats_worker.simulator.broker import NoServer
+    from aichats_worker.telemetry import configure_logging
+
+    if base_url and provider != "openai":
+        _fail("--base-url goes with --provider openai", STATUS_USAGE)
+    configure_logging("warning", "console")
+    try:
+        _finish(Playground(provider, base_url).run(Console(highlight=False)))
+    except NoServer as error:
+        _fail(str(error))
+    except SettingsError as error:
+        _fail(str(error), STATUS_USAGE)
 
 
 @app.command()
-def image(
-    prompt: Prompt = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="The file; - for standard output.")] = None,
-    server: Server = None,
-    tenant: Tenant = "default",
-    timeout: Timeout = None,
-) -> None:
-    """Ask for an image, and write it to a file."""
-    if output is not None and not output.parent.is_dir():
-        _fail(f"there is no directory {output.parent}", STATUS_USAGE)
-    written = _finish(_asker(server, tenant, timeout).image(_prompt(prompt), output, Console(stderr=True)))
-    if written:
-        typer.echo(written)
-
-
-@app.command()
-def cancel(request_id: str, server: Server = None, tenant: Tenant = "default") -> None:
-    """Stop a request, running or queued."""
-    if not _finish(_asker(server, tenant).cancel(request_id)):
-        _fail(f"nobody runs or holds {request_id}, or it has ended")
-    typer.echo("cancelled")
-
-
-@app.command()
-def resume(
-    request_id: str,
-    after: Annotated[str | None, typer.Option(help="Only what came after ATTEMPT,SEQ.")] = None,
-    server: Server = None,
-    tenant: Tenant = "default",
-    as_json: AsJson = False,
-) -> None:
-    """Print a job's events again, and go on live."""
-    point: tuple[int, int] | None = None
-    if after is not None:
-        try:
-            attempt, seq = (int(number) for number in after.split(","))
-        except ValueError:
-            _fail("--after takes ATTEMPT,SEQ, for example 1,41", STATUS_USAGE)
-        point = (attempt, seq)
-    _finish(_asker(server, tenant, as_json=as_json).resume(request_id, point))
-
-
-@app.command()
-def doctor(server: Server = None, as_json: AsJson = False) -> None:
+def doctor(server: Server = None, context: Context = None, as_json: AsJson = False) -> None:
     """Say what answers, what does not, and which settings are in force (secrets masked)."""
     import json
 
     from aichats_worker.commands.doctor import examine
+    from aichats_worker.settings import settings_without_environment
 
-    settings = _settings(server)
+    settings = _settings(server, context)
     report = _finish(examine(settings, settings_without_environment()))
     if as_json:
         typer.echo(json.dumps(report.as_dict(), indent=2))
@@ -142,137 +114,41 @@ def doctor(server: Server = None, as_json: AsJson = False) -> None:
     sys.exit(0 if report.well else STATUS_ERROR)
 
 
-@app.command()
+class _WithDirectives(TyperCommand):
+    """A command whose help goes on with the simulator's directives."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        from aichats_worker.simulator.manual import as_text
+
+        super().format_help(ctx, formatter)
+        typer.echo(as_text())
+
+
+@app.command(cls=_WithDirectives)
 def simulator(
     port: Annotated[int, typer.Option(help="Where to listen.", min=0, max=65535)] = 8000,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    key: Annotated[str | None, typer.Option(help="What calls below /v1 must bring; without it, nothing.")] = None,
 ) -> None:
-    """Run a local stand-in for ai-chats.org, with faults on demand. It is not ai-chats.org."""
+    """Run a local stand-in for ai-chats.org and for an OpenAI-compatible server, with faults on demand."""
     from aichats_worker.simulator.server import serve
 
     def started(running: Any) -> None:
         typer.echo(f"A local simulator, not ai-chats.org: set AICHATS_URL={running.url}")
-        typer.echo("Prompts may hold directives such as [sim: delay=3 words=50]; worker/simulator.py lists them.")
+        typer.echo(f"It is an OpenAI-compatible server as well: set OPENAI_BASE_URL={running.url}/v1")
+        typer.echo("Prompts may hold directives such as [sim: delay=3 words=50]; --help lists them.")
 
-    _finish(serve(port, host, started))
-
-
-@app.command()
-def provision(
-    server: Server = None,
-    replicas: Annotated[int, typer.Option(help="Copies of each stream.", min=1, max=5)] = 1,
-    jobs_max: Annotated[int, typer.Option(help="Jobs that may wait; more are refused.", min=1)] = 100_000,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would change.")] = False,
-) -> None:
-    """Make or update the streams and consumers of jobs; refuses what would lose data."""
-    from aichats_worker.commands.operating import provision
-    from aichats_worker.jobs.provision import Limits
-
-    limits = Limits(jobs_max=jobs_max, replicas=replicas)
-    changes = _finish(provision(_settings(server), limits, dry_run=dry_run))
-    typer.echo("\n".join(changes) if changes else "nothing to change")
-
-
-dead = typer.Typer(no_args_is_help=True, help="Look at the jobs that were given up, and try or drop them.")
-app.add_typer(dead, name="dead")
-
-Number = Annotated[int, typer.Argument(help="As `dead list` shows it.", min=1)]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-
-
-@dead.command("list")
-def dead_list(server: Server = None, as_json: AsJson = False) -> None:
-    """List all, oldest first."""
-    from aichats_worker.commands.operating import dead_list
-
-    _finish(dead_list(_settings(server), as_json=as_json))
-
-
-@dead.command("show")
-def dead_show(number: Number, server: Server = None) -> None:
-    """Print one whole, as JSON: its reason, headers and body."""
-    import json
-
-    from aichats_worker.commands.operating import dead_show
-
-    typer.echo(json.dumps(_finish(dead_show(_settings(server), number)), indent=2, ensure_ascii=False))
-
-
-@dead.command("retry")
-def dead_retry(number: Number, server: Server = None, yes: Yes = False) -> None:
-    """Submit the job again with its original headers."""
-    from aichats_worker.commands.operating import dead_retry
-
-    if not yes:
-        typer.confirm(f"submit the job of dead letter {number} again?", abort=True)
-    typer.echo(f"submitted {_finish(dead_retry(_settings(server), number))} again")
-
-
-@dead.command("drop")
-def dead_drop(number: Number, server: Server = None, yes: Yes = False) -> None:
-    """Forget one."""
-    from aichats_worker.commands.operating import dead_drop
-
-    if not yes:
-        typer.confirm(f"drop dead letter {number}?", abort=True)
-    typer.echo(f"dropped {_finish(dead_drop(_settings(server), number))}")
+    _finish(serve(port, host, started, key=key))
 
 
 @app.command()
 def version() -> None:
     """Print the version."""
+    from aichats_schemas import __version__
+
     typer.echo(__version__)
 
 
-def _settings(server: str | None = None) -> Settings:
-    try:
-        return load_settings(**({"nats_url": server} if server else {}))
-    except SettingsError as error:
-        _fail(str(error), STATUS_USAGE)
-
-
-def _asker(server: str | None, tenant: str, timeout: float | None = None, *, as_json: bool = False) -> Any:
-    from aichats_worker.commands.asking import Asker
-
-    return Asker(_settings(server), tenant, timeout, as_json)
-
-
-def _prompt(given: str | None) -> str:
-    if given is None and sys.stdin.isatty():
-        _fail("give a prompt, or pipe one in", STATUS_USAGE)
-    prompt = sys.stdin.read() if given in (None, "-") else given
-    if prompt is None or not prompt.strip():
-        _fail("the prompt is blank", STATUS_USAGE)
-    return prompt
-
-
-def _finish(work: Coroutine[Any, Any, T]) -> T:
-    """Run to the end; a failure becomes one sentence and an exit status."""
-    from aichats_worker.commands.asking import Refused
-
-    try:
-        return asyncio.run(_until_terminated(work))
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        sys.exit(STATUS_INTERRUPTED)
-    except Refused as error:
-        _fail(str(error))
-    except ClientError as error:
-        _fail(str(error), STATUS_NOBODY)
-    except (NatsError, OSError) as error:
-        _fail(
-            f"{str(error).removeprefix('nats: ') or type(error).__name__}; `aichats-worker doctor` says more",
-            STATUS_NOBODY,
-        )
-
-
-async def _until_terminated(work: Coroutine[Any, Any, T]) -> T:
-    """SIGTERM ends a command as Ctrl-C does: by cancelling it, so that it cleans up. `run` has its own way."""
-    task = asyncio.current_task()
-    if task is not None:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    return await work
-
-
-def _fail(sentence: str, status: int = STATUS_ERROR) -> NoReturn:
-    typer.echo(sentence, err=True)
-    sys.exit(status)
+app.add_typer(line_operating.app)
+app.add_typer(line_asking.app)
+app.add_typer(line_jobs.app)

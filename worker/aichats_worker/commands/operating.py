@@ -1,76 +1,86 @@
 """`aichats-worker provision` and `dead`: what operators do with the streams."""
 
 import json
+import os
+import shutil
+import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
-from nats.aio.client import Client
-from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
-from rich.console import Console
-from rich.table import Table
 
 from aichats_schemas.subjects import Subjects
-from aichats_worker import wiring
 from aichats_worker.broker.bus import Bus
-from aichats_worker.broker.connecting import connect
-from aichats_worker.commands.asking import Refused
-from aichats_worker.jobs.letters import DeadLetter, DeadLetters
-from aichats_worker.jobs.provision import Limits, Provisioner, ProvisionRefused
+from aichats_worker.commands.connection import connected
+from aichats_worker.commands.manners import Refused
+from aichats_worker.jobs.letters import DeadLetter, DeadLetters, RetryRefused
+from aichats_worker.jobs.provision import Provisioner, ProvisionRefused
+from aichats_worker.jobs.streams import Choices
 from aichats_worker.settings import Settings
 
 JETSTREAM_TIMEOUT_SECONDS = 5.0
 
 
+# What `dead list` shows, and how wide; the reason takes the rest of a terminal's line, and is whole in a pipe.
+COLUMNS = {"number": 7, "kind": 5, "tenant": 12, "id": 34, "code": 20, "attempts": 8, "time": 24}
+
+
 @asynccontextmanager
-async def _jetstream(settings: Settings) -> AsyncIterator[tuple[Client, JetStreamContext]]:
-    nc = await connect(wiring.access(settings))
-    try:
-        yield nc, nc.jetstream(timeout=JETSTREAM_TIMEOUT_SECONDS)
-    finally:
-        await nc.close()
+async def _bus(settings: Settings) -> AsyncIterator[Bus]:
+    domain = settings.nats_js_domain
+    async with connected(settings) as nc:
+        js = nc.jetstream(domain=domain, timeout=JETSTREAM_TIMEOUT_SECONDS)
+        yield Bus(nc, js, Subjects(settings.worker_subject_prefix), domain=domain)
 
 
 @asynccontextmanager
 async def _letters(settings: Settings) -> AsyncIterator[DeadLetters]:
-    async with _jetstream(settings) as (nc, js):
-        yield DeadLetters(Bus(nc, js, Subjects(settings.worker_subject_prefix)))
+    async with _bus(settings) as bus:
+        yield DeadLetters(bus)
 
 
-async def provision(settings: Settings, limits: Limits, *, dry_run: bool) -> list[str]:
+async def provision(settings: Settings, choices: Choices, *, dry_run: bool) -> list[str]:
     """Make or update the streams and consumers. Returns a line for each change.
 
     Raises:
-        Refused: A change would lose data; nothing was changed.
+        Refused: Something cannot be made, or a change would lose data.
     """
-    async with _jetstream(settings) as (_, js):
+    async with _bus(settings) as bus:
         provisioner = Provisioner(
-            js,
-            Subjects(settings.worker_subject_prefix),
+            bus,
+            choices,
+            timeout_seconds_max=settings.worker_timeout_seconds_max,
             ack_wait_seconds=settings.worker_ack_wait_seconds,
-            limits=limits,
         )
         try:
-            changes = await (provisioner.changes() if dry_run else provisioner.apply())
+            changes = (await provisioner.look()).changes if dry_run else await provisioner.apply()
         except ProvisionRefused as error:
             raise Refused(str(error)) from None
     return [str(change) for change in changes]
 
 
 async def dead_list(settings: Settings, *, as_json: bool) -> None:
-    """Print all dead letters, oldest first."""
-    async with _letters(settings) as letters:
-        found = [letter async for letter in letters.all()]
-    if as_json:
-        for letter in found:
-            print(json.dumps(_row(letter)))  # noqa: T201 - lines for a program to read
-        return
-    table = Table("number", "kind", "tenant", "id", "code", "attempts", "time", "reason", box=None)
-    for letter in found:
-        row = _row(letter)
-        table.add_row(*(str(row[name]) for name in row))
-    Console().print(table if found else "there are no dead letters")
+    """Print all dead letters as they are read, oldest first, a line for each."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    found = False
+    try:
+        async with _letters(settings) as letters, aclosing(letters.all()) as all_letters:
+            async for letter in all_letters:
+                if not (found or as_json):
+                    print(_line(dict(zip(COLUMNS, COLUMNS, strict=True)) | {"reason": "reason"}, width))  # noqa: T201
+                found = True
+                print(json.dumps(_row(letter)) if as_json else _line(_row(letter), width))  # noqa: T201 - lines for a program to read
+        if not (found or as_json):
+            print("there are no dead letters")  # noqa: T201
+        sys.stdout.flush()
+    except BrokenPipeError:  # `| head` has seen enough; Python would complain once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _line(row: dict[str, Any], width: int | None) -> str:
+    cells = [f"{row[name]!s:<{columns}}" for name, columns in COLUMNS.items()]
+    return "  ".join([*cells, str(row["reason"])])[:width]
 
 
 async def dead_show(settings: Settings, number: int) -> dict[str, Any]:
@@ -81,10 +91,17 @@ async def dead_show(settings: Settings, number: int) -> dict[str, Any]:
 
 
 async def dead_retry(settings: Settings, number: int) -> str:
-    """Submit a dead letter's job again, and drop the letter. Returns the job's id."""
+    """Submit a dead letter's job again, and drop the letter. Returns the job's id.
+
+    Raises:
+        Refused: It cannot be submitted again; the letter stays.
+    """
     async with _letters(settings) as letters:
         letter = await _get(letters, number)
-        await letters.retry(letter)
+        try:
+            await letters.retry(letter)
+        except RetryRefused as error:
+            raise Refused(str(error)) from None
     return letter.id
 
 

@@ -20,6 +20,7 @@ from nats.js.errors import NotFoundError, ServiceUnavailableError
 from aichats_schemas.events import ErrorCode
 from aichats_schemas.subjects import QUEUE, is_token, new_id
 from aichats_worker.broker.bus import Bus
+from aichats_worker.broker.patches.subscribing import leave
 from aichats_worker.errors import Cancelled, JobLost
 from aichats_worker.jobs.entries import Place
 from aichats_worker.jobs.queue import Job
@@ -58,17 +59,25 @@ class Cancels:
         self._telemetry = telemetry
         self._served = served
         self._id = new_id()
+        self._subscriptions: list[Any] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Subscribe."""
         subjects = self._bus.subjects
-        await self._bus.nc.subscribe(subjects.internal("cancel", "*", "*"), cb=self._asked)
-        await self._bus.nc.subscribe(subjects.internal("stop", self._id, "*", "*"), cb=self._told)
-        await self._bus.nc.subscribe(subjects.cancel(), queue=QUEUE, cb=self._requested)
+        nc = self._bus.nc
+        self._subscriptions = [
+            await nc.subscribe(subjects.internal("cancel", "*", "*"), cb=self._asked),
+            await nc.subscribe(subjects.internal("stop", self._id, "*", "*"), cb=self._told),
+            await nc.subscribe(subjects.cancel(), queue=QUEUE, cb=self._requested),
+        ]
 
     async def stop(self) -> None:
-        """Wait for the answers that are due, before the connection goes: whoever asked here asked nobody else."""
+        """Take no more, after all runs have ended here. What came is answered: whoever asked here asked nobody else."""
+        try:
+            await leave(self._bus.nc, self._subscriptions)
+        except (NatsError, TimeoutError) as error:
+            log.warning("cancels left without the broker's word", error=type(error).__name__)
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=ANSWER_SECONDS)
 

@@ -17,7 +17,7 @@ log = structlog.get_logger(__name__)
 
 REQUEST_SECONDS: Final = 5.0
 INACTIVE_SECONDS: Final = 15.0  # after which the broker forgets the consumer of a worker that died
-BATCH_MAX: Final = 256
+BATCH_MAX: Final = 1024
 # Of one reader's messages on their way, beside one of the largest.
 BATCH_MAX_BYTES: Final = 256 * 1024
 PAUSE_SECONDS: Final = 0.5

@@ -11,8 +11,8 @@ from nats.errors import Error as NatsError
 
 from aichats_schemas.subjects import Kind
 from aichats_worker.jobs.mailbox import Mailbox
-from aichats_worker.jobs.provision import consumer_name
 from aichats_worker.jobs.pull import Pull
+from aichats_worker.jobs.streams import consumer_name
 from aichats_worker.request.slots import Slots
 
 log = structlog.get_logger(__name__)

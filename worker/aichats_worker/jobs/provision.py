@@ -1,241 +1,182 @@
-"""The streams and consumers of jobs: what they are, and how they are made or brought up to date."""
+"""Makes the streams and consumers of jobs, or brings them up to date; changes nothing that is not named."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-import structlog
-from nats.js import JetStreamContext
-from nats.js.api import (
-    AckPolicy,
-    ConsumerConfig,
-    DiscardPolicy,
-    RetentionPolicy,
-    StorageType,
-    StreamConfig,
-)
-from nats.js.errors import NotFoundError
+import orjson
+from nats.js.errors import APIError, NotFoundError
 
-from aichats_schemas.subjects import KINDS, QUEUE, Kind, Subjects
+from aichats_schemas.subjects import KINDS
+from aichats_worker.broker.bus import Bus
+from aichats_worker.jobs.streams import Choices, wanted_consumer, wanted_streams
+from aichats_worker.jobs.wanted import CLOSED_MAX_BYTES, Change, Config, Wanted, is_closed
 
-log = structlog.get_logger(__name__)
-
-RESULTS_MAX_AGE_SECONDS: Final = 15 * 60
-DUPLICATES_SECONDS: Final = 15 * 60
-RESULTS_DUPLICATES_SECONDS: Final = 120  # the server's default: events carry no message ids
-MAX_WAITING: Final = 4096  # pull requests at once: two for each pod
-GIB: Final = 1024**3
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How much the streams hold. What is over is refused (jobs), or the oldest drops out (results, dead letters)."""
-
-    jobs_max: int = 100_000
-    jobs_max_bytes: int = GIB
-    results_max_bytes: int = GIB
-    dead_max_bytes: int = GIB
-    replicas: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One difference between what is there and what is wanted.
-
-    Attributes:
-        what: The stream or consumer.
-        field: The setting; empty where the whole thing is missing.
-        old: What is there.
-        new: What is wanted.
-        refusal: Why it is not changed, or None.
-    """
-
-    what: str
-    field: str
-    old: Any = None
-    new: Any = None
-    refusal: str | None = None
-
-    def __str__(self) -> str:
-        if not self.field:
-            return f"{self.what}: make it"
-        sentence = f"{self.what}: {self.field} {_plain(self.old)} -> {_plain(self.new)}"
-        return f"{sentence} (refused: {self.refusal})" if self.refusal else sentence
+API_TIMEOUT_SECONDS: Final = 5.0
+TRIES_MAX: Final = 10
+TEMPORARY: Final = 503
+# Another worker was faster: what it made is looked at again.
+_MADE_BY_ANOTHER: Final = (10058, 10148, 10013)
+_WAYS_OUT: Final = {
+    10047: "; `aichats-worker provision` takes --jobs-max-bytes, --results-max-bytes and --dead-max-bytes",
+    10065: "; two streams cannot have the same subjects: delete the other one, or take another WORKER_SUBJECT_PREFIX",
+    10074: "; --replicas asks for more servers than there are",
+}
 
 
 class ProvisionRefused(Exception):
-    """A change would lose data; nothing was changed. The message has a line for each."""
+    """Something cannot be made or changed, or a change would lose data. The message has a line for each."""
 
 
-def consumer_name(kind: Kind) -> str:
-    """Return the durable consumer of a kind."""
-    return f"{QUEUE}-{kind}"
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What the broker has.
 
+    Attributes:
+        infos: Of each stream and consumer what the broker says; None where it is missing.
+        changes: What differs from what is wanted.
+    """
 
-def stream_configs(subjects: Subjects, limits: Limits) -> list[StreamConfig]:
-    """Return what the three streams are to be."""
-    return [
-        StreamConfig(
-            name=subjects.jobs_stream,
-            subjects=[subjects.job(kind) for kind in KINDS],
-            retention=RetentionPolicy.WORK_QUEUE,
-            storage=StorageType.FILE,
-            discard=DiscardPolicy.NEW,  # a full queue is an error for the submitter
-            discard_new_per_subject=True,  # and so is a second job of the same tenant and id
-            max_msgs_per_subject=1,
-            max_msgs=limits.jobs_max,
-            max_bytes=limits.jobs_max_bytes,
-            duplicate_window=DUPLICATES_SECONDS,
-            num_replicas=limits.replicas,
-        ),
-        StreamConfig(
-            name=subjects.out_stream,
-            subjects=[subjects.out()],
-            retention=RetentionPolicy.LIMITS,
-            storage=StorageType.FILE,
-            discard=DiscardPolicy.OLD,
-            max_age=RESULTS_MAX_AGE_SECONDS,
-            max_bytes=limits.results_max_bytes,
-            duplicate_window=RESULTS_DUPLICATES_SECONDS,
-            allow_direct=True,
-            num_replicas=limits.replicas,
-        ),
-        StreamConfig(
-            name=subjects.dead_stream,
-            subjects=[subjects.dead(kind) for kind in KINDS],
-            retention=RetentionPolicy.LIMITS,
-            storage=StorageType.FILE,
-            discard=DiscardPolicy.OLD,
-            max_bytes=limits.dead_max_bytes,
-            duplicate_window=DUPLICATES_SECONDS,
-            allow_direct=True,
-            num_replicas=limits.replicas,
-        ),
-    ]
+    infos: Mapping[str, Mapping[str, Any] | None]
+    changes: list[Change]
 
+    @property
+    def missing(self) -> list[str]:
+        """The streams and consumers that are not there."""
+        return [change.what for change in self.changes if not change.field]
 
-def consumer_config(subjects: Subjects, kind: Kind, *, ack_wait_seconds: float) -> ConsumerConfig:
-    """Return what the consumer of a kind is to be."""
-    return ConsumerConfig(
-        durable_name=consumer_name(kind),
-        filter_subject=subjects.job(kind),
-        ack_policy=AckPolicy.EXPLICIT,
-        ack_wait=ack_wait_seconds,
-        max_deliver=-1,  # the record counts the attempts
-        max_ack_pending=-1,  # the workers' slots bound what is in work
-        max_waiting=MAX_WAITING,
-    )
+    @property
+    def refused(self) -> list[Change]:
+        """What has to be changed and cannot be."""
+        return [change for change in self.changes if change.refusal]
 
+    @property
+    def paused(self) -> list[str]:
+        """The consumers that an operator has paused, and until when."""
+        infos = ((what, info) for what, info in self.infos.items() if info and info.get("paused"))
+        return [f"{what} is paused until {info['config'].get('pause_until')}" for what, info in infos]
 
-_STREAM_FIELDS: Final = (
-    "subjects", "retention", "storage", "discard", "discard_new_per_subject", "max_msgs_per_subject", "max_msgs",
-    "max_bytes", "max_age", "duplicate_window", "num_replicas", "allow_direct",
-)  # fmt: skip
-_CONSUMER_FIELDS: Final = ("filter_subject", "ack_policy", "ack_wait", "max_deliver", "max_ack_pending")
-_FIXED: Final = ("retention", "storage")  # the server cannot change them: the stream would have to be made anew
+    def config(self, wanted: Wanted) -> Config | None:
+        """What is there; None where nothing is."""
+        info = self.infos[wanted.what]
+        return None if info is None else dict(info["config"])
+
+    def fields(self, wanted: Wanted) -> Config:
+        """What has to be changed in what is there."""
+        return {change.field: change.new for change in self.changes if change.what == wanted.what and change.field}
 
 
 class Provisioner:
     """Makes the streams and consumers, or brings them up to date.
 
+    The order is: records, dead letters, then the queue, which takes no job until its consumers are there. Whoever
+    comes after one that failed half way finds a queue that refuses jobs, and goes on.
+
     Args:
-        js: JetStream, with rights to manage streams.
-        subjects: Below the worker's prefix.
-        ack_wait_seconds: The consumers'.
-        limits: None leaves the limits and replicas of streams that are there as they are.
+        bus: Where; with rights to manage streams.
+        choices: The operator's; what is not chosen stays as it is.
+        timeout_seconds_max: The longest budget of a job, which its record must outlive.
+        ack_wait_seconds: Of the consumers, where they are made.
     """
 
     def __init__(
-        self,
-        js: JetStreamContext,
-        subjects: Subjects,
-        *,
-        ack_wait_seconds: float,
-        limits: Limits | None = None,
+        self, bus: Bus, choices: Choices | None = None, *, timeout_seconds_max: float, ack_wait_seconds: float
     ) -> None:
-        self._js = js
-        self._subjects = subjects
-        self._ack_wait = ack_wait_seconds
-        self._limits = limits
+        choices = choices or Choices()
+        self._bus = bus
+        self._streams = wanted_streams(bus.subjects, choices, timeout_seconds_max=timeout_seconds_max)
+        self._consumers = tuple(
+            wanted_consumer(bus.subjects, kind, choices, ack_wait_seconds=ack_wait_seconds) for kind in KINDS
+        )
 
-    async def changes(self) -> list[Change]:
-        """Return what differs from what is wanted. Changes nothing."""
-        found: list[Change] = []
-        for config in stream_configs(self._subjects, self._limits or Limits()):
-            found += await self._stream_changes(config)
-        for kind in KINDS:
-            found += await self._consumer_changes(self._consumer(kind))
-        return found
+    async def look(self) -> Look:
+        """Return what is there and what differs. Changes nothing.
+
+        Raises:
+            nats.errors.Error: The broker does not say.
+        """
+        wanted = (*self._streams, *self._consumers)
+        infos = await asyncio.gather(*(self._info(one) for one in wanted))
+        changes = [change for one, info in zip(wanted, infos, strict=True) for change in one.changes(info)]
+        return Look({one.what: info for one, info in zip(wanted, infos, strict=True)}, changes)
 
     async def apply(self) -> list[Change]:
         """Make everything as it is wanted, and return what was changed. Safe where many do it at once.
 
         Raises:
-            ProvisionRefused: A change would lose data; nothing was changed.
+            ProvisionRefused: The broker refuses, or a change would lose data; then nothing was changed.
+            nats.errors.Error: The broker does not answer.
         """
-        changes = await self.changes()
-        refused = [change for change in changes if change.refusal]
-        if refused:
-            raise ProvisionRefused("\n".join(map(str, refused)))
-        changed = {change.what for change in changes}
-        for config in stream_configs(self._subjects, self._limits or Limits()):
-            if config.name in changed:
-                await self._apply_stream(config, changes)
-        for kind in KINDS:
-            if f"{self._subjects.jobs_stream}/{consumer_name(kind)}" in changed:
-                await self._js.add_consumer(self._subjects.jobs_stream, self._consumer(kind))
-        return changes
+        changed: dict[str, Change] = {}
+        for _ in range(TRIES_MAX):
+            look = await self.look()
+            if look.refused:
+                raise ProvisionRefused("\n".join(map(str, look.refused)))
+            if not look.changes:
+                return list(changed.values())
+            changed |= {str(change): change for change in look.changes}
+            try:
+                await self._make(look)
+            except APIError as error:
+                if error.err_code not in _MADE_BY_ANOTHER:
+                    raise
+        raise ProvisionRefused("somebody else changes the streams at the same time; try again")
 
-    def _consumer(self, kind: Kind) -> ConsumerConfig:
-        return consumer_config(self._subjects, kind, ack_wait_seconds=self._ack_wait)
+    async def _make(self, look: Look) -> None:
+        for stream in self._streams:
+            await self._make_stream(stream, look)
+        for consumer in self._consumers:
+            await self._make_consumer(consumer, look)
+        queue = self._streams[-1]
+        config = (await self._info(queue) or {"config": {}})["config"]
+        if is_closed(config):
+            max_bytes = queue.config["max_bytes"]
+            await self._put(queue.what, f"STREAM.UPDATE.{queue.stream}", config | {"max_bytes": max_bytes})
 
-    async def _apply_stream(self, config: StreamConfig, changes: Sequence[Change]) -> None:
-        if any(change.what == config.name and not change.field for change in changes):
-            await self._js.add_stream(config)
+    async def _make_stream(self, wanted: Wanted, look: Look) -> None:
+        config = look.config(wanted)
+        if config is None:
+            closed = {"max_bytes": CLOSED_MAX_BYTES} if wanted is self._streams[-1] else {}
+            await self._put(wanted.what, f"STREAM.CREATE.{wanted.stream}", wanted.config | closed)
             return
-        # What is there keeps all that we do not name: an update with defaults would reset it.
-        info = await self._js.stream_info(str(config.name))
-        updates = {change.field: change.new for change in changes if change.what == config.name}
-        await self._js.update_stream(info.config.evolve(**updates))
+        fields = look.fields(wanted)
+        if is_closed(config):
+            fields.pop("max_bytes", None)
+        if fields:
+            await self._put(wanted.what, f"STREAM.UPDATE.{wanted.stream}", config | fields)
 
-    async def _stream_changes(self, wanted: StreamConfig) -> list[Change]:
-        name = str(wanted.name)
+    async def _make_consumer(self, wanted: Wanted, look: Look) -> None:
+        config, fields = look.config(wanted), look.fields(wanted)
+        if config is not None and not fields:
+            return
+        # `create` never changes what another one made in the meantime, `update` never makes what somebody deleted.
+        config, action = (wanted.config, "create") if config is None else (config | fields, "update")
+        request = {"stream_name": wanted.stream, "config": config, "action": action}
+        subject = f"CONSUMER.CREATE.{wanted.stream}.{wanted.name}.{wanted.always['filter_subject']}"
+        await self._put(wanted.what, subject, request)
+
+    async def _info(self, wanted: Wanted) -> Mapping[str, Any] | None:
+        call = f"CONSUMER.INFO.{wanted.stream}.{wanted.name}" if wanted.name else f"STREAM.INFO.{wanted.stream}"
         try:
-            info = await self._js.stream_info(name)
+            return await self._request(call)
         except NotFoundError:
-            return [Change(name, "")]
-        kept = () if self._limits else ("max_msgs", "max_bytes", "num_replicas")
-        fields = [field for field in _STREAM_FIELDS if field not in kept]
-        held = {"max_msgs": info.state.messages, "max_bytes": info.state.bytes}
-        return [
-            Change(name, field, old, new, _refusal(field, new, held))
-            for field, old, new in _differences(fields, info.config, wanted)
-        ]
+            return None
 
-    async def _consumer_changes(self, wanted: ConsumerConfig) -> list[Change]:
-        what = f"{self._subjects.jobs_stream}/{wanted.durable_name}"
+    async def _put(self, what: str, call: str, payload: Config) -> None:
         try:
-            info = await self._js.consumer_info(self._subjects.jobs_stream, str(wanted.durable_name))
-        except NotFoundError:
-            return [Change(what, "")]
-        return [Change(what, *difference) for difference in _differences(_CONSUMER_FIELDS, info.config, wanted)]
+            await self._request(call, payload)
+        except APIError as error:
+            if error.code == TEMPORARY or error.err_code in _MADE_BY_ANOTHER:
+                raise
+            way_out = _WAYS_OUT.get(error.err_code or 0, "")
+            raise ProvisionRefused(f"{what}: {error.description}{way_out}") from None
 
-
-def _differences(fields: Sequence[str], old: Any, new: Any) -> list[tuple[str, Any, Any]]:
-    pairs = [(field, getattr(old, field), getattr(new, field)) for field in fields]
-    return [(field, was, new) for field, was, new in pairs if new is not None and _plain(was) != _plain(new)]
-
-
-def _refusal(field: str, new: Any, held: dict[str, int]) -> str | None:
-    if field in _FIXED:
-        return "the stream would have to be deleted and made anew, with all that is in it"
-    if field in held and 0 < new < held[field]:
-        return f"it holds {held[field]} now, which would be lost"
-    return None
-
-
-def _plain(value: Any) -> Any:
-    value = getattr(value, "value", value)
-    if isinstance(value, list):
-        return sorted(value)
-    return value or 0 if isinstance(value, bool | int | float) or value is None else value
+    async def _request(self, call: str, payload: Config | None = None) -> dict[str, Any]:
+        """Ask the broker's API in its own words: nats-py's classes drop the settings that they do not know."""
+        body = b"" if payload is None else orjson.dumps(payload)
+        answer = await self._bus.nc.request(self._bus.api(call), body, timeout=API_TIMEOUT_SECONDS)
+        said: dict[str, Any] = orjson.loads(answer.data)
+        if "error" in said:
+            raise APIError.from_error(said["error"])
+        return said

@@ -13,7 +13,7 @@ from nats.errors import Error as NatsError
 from aichats_schemas.subjects import KINDS, Kind
 from aichats_worker.jobs.fetching import Fetching
 from aichats_worker.jobs.mailbox import Mailbox
-from aichats_worker.jobs.provision import ProvisionRefused, consumer_name
+from aichats_worker.jobs.streams import consumer_name
 from aichats_worker.jobs.work import Jobs
 from aichats_worker.request.call import MODELS
 from aichats_worker.request.slots import Slots
@@ -108,8 +108,6 @@ class Serving:
                 await self._intake.start()
                 await self._opened()
                 self._fetching = [self._fetch(kind) for kind in KINDS]
-        except ProvisionRefused as error:
-            self._tell(f"their streams differ from what is wanted: {error}")
         except (NatsError, TimeoutError) as error:
             self._tell(f"turn JetStream on, or set WORKER_JOBS=off ({str(error) or type(error).__name__})")
         else:

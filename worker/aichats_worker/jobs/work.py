@@ -19,6 +19,7 @@ from aichats_worker.jobs.queue import Job, Queue, delivered
 from aichats_worker.jobs.record import Record
 from aichats_worker.jobs.records import Elsewhere, Ended, Exhausted, Records, Start, Taken
 from aichats_worker.request.call import Call
+from aichats_worker.request.events import Envelope, error_data, error_headers
 from aichats_worker.request.executor import Executor
 from aichats_worker.request.runs import Run
 from aichats_worker.request.watch import Watch
@@ -146,9 +147,19 @@ class Jobs:
             log.info("a delivery came too late and is left to others", id=job.call.id, delivery=job.delivery)
 
     async def _refuse(self, job: Job) -> None:
-        self._telemetry.dropped(job.call.record(), "forbidden_reply")
-        problem = job.call.problem or "reply_to: must be an inbox, _INBOX.<...>, of at most 255 characters"
-        await self.finish.refuse(job, InvalidRequest(problem))
+        """Keep a letter for what has no record: told where that may be published, else dropped and counted."""
+        call = job.call.of_attempt(1)
+        error = InvalidRequest(call.problem or "reply_to: must be an inbox, _INBOX.<...>, of at most 255 characters")
+        if not call.reply_to or not self._rule.allows(call.reply_to, call.tenant):
+            self._telemetry.dropped(call.record(), "forbidden_reply")
+            await self.finish.refuse(job, error)
+            return
+        record = call.record()
+        with self._telemetry.request(record):
+            record.ended(error)
+            event = Envelope(call.id, call.attempt).event(b"error", error_data(error))
+            await Copies(self._watch.line(call.reply_to), call.id).end(event, error_headers(error))
+            await self.finish.refuse(job, error)
 
     def _may_reply(self, call: Call) -> bool:
         return call.problem is None and (not call.reply_to or self._rule.allows(call.reply_to, call.tenant))

@@ -1,10 +1,17 @@
 """The upstream door: what the executor needs of a provider, and the providers there are."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
+from aichats_schemas.events import Usage
 from aichats_schemas.requests import Message
+from aichats_schemas.subjects import Kind
+
+FinishReason = Literal["stop", "length", "content_filter"]
+Offers = Mapping[Kind, Mapping[str, tuple[frozenset[str], ...]]]
+"""By kind: each model's name, in order, the first is the default; and for each provider behind it, in order, the
+options that it can honour."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,12 +23,16 @@ class Question:
         tenant: Whose request it is, for fairness between tenants.
         deadline: When the whole request must have ended, in the event loop's time (seconds).
         proxy: A proxy for this request alone, http(s):// or socks5(h)://; None for the operator's.
+        model: The name that the request gave, one that is offered; None for the provider's first.
+        options: What the request asks for beside the prompt, by the names on the wire.
     """
 
     messages: tuple[Message, ...] = field(repr=False)
     tenant: str
     deadline: float
     proxy: str | None = field(default=None, repr=False)
+    model: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +42,22 @@ class Finish:
     Attributes:
         finish_reason: `stop` where the provider names none.
         tries_left: What the provider said of the remaining quota; None where it said nothing.
+        usage: In tokens, as the provider counted; None where it said nothing.
+        provider: Who answered, `aichats` or `openai`.
+        model: What that one calls the model.
     """
 
-    finish_reason: str = "stop"
+    finish_reason: FinishReason = "stop"
     tries_left: int | None = None
+    usage: Usage | None = None
+    provider: str = ""
+    model: str = ""
+
+
+class Reasoning(str):
+    """A piece of the model's reasoning: no part of the answer."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +68,11 @@ class Picture:
         data: The image's own bytes.
         mime: Read from the bytes, e.g. `image/png`.
         sha256: Of `data`, in hexadecimal.
-        finish: How the provider ended.
     """
 
     data: bytes = field(repr=False)
     mime: str
     sha256: str
-    finish: Finish = Finish()
 
 
 class Provider(Protocol):
@@ -61,11 +82,15 @@ class Provider(Protocol):
     def working(self) -> bool:
         """False while the circuit is open."""
 
-    def text(self, question: Question) -> AsyncGenerator[str | Finish, None]:
-        """Yield text as it arrives, never empty, and one Finish as the last item."""
+    @property
+    def offers(self) -> Offers:
+        """Which models there are, and what they can honour."""
 
-    async def image(self, question: Question) -> Picture:
-        """Make one image of the last message."""
+    def text(self, question: Question) -> AsyncGenerator[str | Reasoning | Finish, None]:
+        """Yield text as it arrives, never empty, and one Finish as the last item. Reasoning where it was asked for."""
+
+    def images(self, question: Question) -> AsyncGenerator[Picture | Finish, None]:
+        """Yield each image of the last message as soon as it is there, and one Finish as the last item."""
 
     async def close(self) -> None:
         """Close all connections."""

@@ -5,14 +5,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Self
 
-from aichats_worker.errors import (
-    BadResponse,
-    Challenge,
-    DeadlineExceeded,
-    ProviderUnavailable,
-    QuotaExhausted,
-    WorkerError,
-)
+from aichats_worker.errors import ProviderUnavailable, WorkerError
 
 _PROBE_MS: Final = 1000
 
@@ -24,8 +17,8 @@ class CircuitOpen(ProviderUnavailable):
 class Circuit:
     """Opens after failures in a row, or at once where only the operator can help; then one call probes the way.
 
-    What counts as a failure: ProviderUnavailable, BadResponse, DeadlineExceeded in `connect` or `first_byte`. What
-    opens at once: Challenge, QuotaExhausted. Every other end of a call is an answer, and ends the row of failures.
+    What counts as a failure, and what opens it at once, an error says itself: its attribute `circuit`. Every other end
+    of a call is an answer, and ends the row of failures.
 
     Args:
         failures_max: Failures in a row that open it.
@@ -73,9 +66,10 @@ class Circuit:
         probing = self._probe is call
         if probing:
             self._probe = None
-        if isinstance(error, Challenge | QuotaExhausted) or (_is_failure(error) and self._is_too_much(probing=probing)):
+        effect = error.circuit if isinstance(error, WorkerError) else "none"
+        if effect == "opens" or (effect == "counts" and self._is_too_much(probing=probing)):
             self._opened_until = self._clock() + self._open_seconds
-        elif _is_answer(error) and (probing or self._opened_until is None):
+        elif effect == "none" and isinstance(error, WorkerError | None) and (probing or self._opened_until is None):
             # A call that began before the circuit opened says nothing about now: only the probe closes it.
             self._opened_until, self._failures = None, 0
 
@@ -104,13 +98,3 @@ class _Call:
 
     def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
         self._end(error)
-
-
-def _is_failure(error: BaseException | None) -> bool:
-    if isinstance(error, DeadlineExceeded):
-        return error.phase in ("connect", "first_byte")
-    return isinstance(error, ProviderUnavailable | BadResponse)
-
-
-def _is_answer(error: BaseException | None) -> bool:
-    return error is None or (isinstance(error, WorkerError) and not _is_failure(error))

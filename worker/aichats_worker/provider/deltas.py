@@ -1,14 +1,19 @@
 """From an HTTP answer to deltas: one loop for every dialect, so that every dialect fails in the same way."""
 
+import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
-from aichats_worker.errors import BadResponse, DeadlineExceeded, Interrupted, ProviderUnavailable, WorkerError
-from aichats_worker.provider import Finish
-from aichats_worker.provider.http.upstream import Answer
-from aichats_worker.provider.lines import LineTooLong
-from aichats_worker.provider.refusals import HEAD_MAX_BYTES, no_answer, refusal
+from aichats_schemas.events import Usage
+from aichats_worker.errors import BadResponse, DeadlineExceeded, Interrupted, WorkerError
+from aichats_worker.provider import Finish, Reasoning
+from aichats_worker.provider.decoding.lines import LineTooLong
+from aichats_worker.provider.http.answer import SETTLE_SECONDS, HttpAnswer
+from aichats_worker.provider.refusals import HEAD_MAX_BYTES, Refusal, SettingNames, no_answer, refusal_of
 
+GRACE_SECONDS: Final = 1.9  # for the usage and the end mark: the end is told within 2 s of its finish reason
 _CUT: Final = "the provider stopped in the middle of its answer; try again"
 
 
@@ -16,14 +21,30 @@ class Decoder(Protocol):
     """Bytes in, deltas out, no I/O.
 
     Attributes:
-        ended: Nothing that follows is looked at: the answer's end was read, or too much that is no answer.
-        stray: The beginning of what is not in the dialect, at most STRAY_MAX_BYTES: what came instead of an answer.
+        ended: Nothing that follows is looked at: the answer's end was read, an error, or too much that is no answer.
+        complete: The provider said why its answer ended: whatever follows, it ended well.
+        failure: What it said instead of ending well; None where it did not.
         broke_off: If the body ended now, the answer would not have ended as it should.
+        silent: Its end is one although there was no text.
+        stray: The beginning of what is not in the dialect, at most STRAY_MAX_BYTES: what came instead of an answer.
+        thoughts: Reasoning that was read and not taken yet.
+        usage: What the provider counted, or None.
     """
 
     ended: bool
+    complete: bool
+    failure: Refusal | None
     stray: bytearray
-    broke_off: bool
+    thoughts: str
+    usage: Usage | None
+
+    @property
+    def broke_off(self) -> bool:
+        """See above."""
+
+    @property
+    def silent(self) -> bool:
+        """See above."""
 
     def feed(self, data: bytes) -> str:
         """Return the text of all lines that `data` completes, joined; empty where it completes none."""
@@ -38,44 +59,95 @@ class Decoder(Protocol):
         """Say why there was no text, where the dialect has words for it."""
 
 
-async def deltas(answer: Answer, decoder: Decoder) -> AsyncGenerator[str | Finish, None]:
+@dataclass(frozen=True, slots=True)
+class Answering:
+    """Who answers.
+
+    Attributes:
+        provider: Its name.
+        model: What it calls the model.
+        names: The settings that its operator has to look at.
+        reasoning: The request asked for it.
+    """
+
+    provider: str
+    model: str
+    names: SettingNames
+    reasoning: bool = False
+
+
+async def deltas(
+    answer: HttpAnswer, decoder: Decoder, who: Answering
+) -> AsyncGenerator[str | Reasoning | Finish, None]:
     """Yield the text of an answer as it arrives, and one Finish.
 
     Raises:
         WorkerError: Why there is no answer, or Interrupted where it was cut after its first delta. A stall keeps its
-            name: DeadlineExceeded.
+            name: DeadlineExceeded. It carries the usage where the provider said it.
     """
-    if answer.status != 200:
-        raise await _refused(answer)
     started = False
     try:
-        while not decoder.ended and (data := await answer.read()):
-            if text := decoder.feed(data):
+        while not (decoder.ended or decoder.complete):
+            data = await answer.read()
+            text = decoder.feed(data) if data else decoder.finish()
+            if decoder.thoughts:
+                thoughts, decoder.thoughts = decoder.thoughts, ""
+                if who.reasoning:
+                    started = True
+                    yield Reasoning(thoughts)
+            if text:
                 started = True
                 yield text
-        if decoder.ended:
-            await answer.settle()
-        elif text := decoder.finish():
+            if not data:
+                break
+        if decoder.failure is not None:
+            raise decoder.failure.error(who.names)
+        if late := await _afterwards(answer, decoder):
             started = True
-            yield text
-    except LineTooLong:
-        raise _broken(BadResponse("the provider sent a line that is too long; try again"), started=started) from None
-    except (ProviderUnavailable, BadResponse) as error:
-        raise _broken(error, started=started) from None
-    if not started:
-        raise decoder.nothing() or no_answer(answer.headers, bytes(decoder.stray))
+            yield late
+        _check(answer, decoder, who, started=started)
+    except (LineTooLong, WorkerError) as error:
+        raise _told(error, decoder, started=started) from None
+    yield replace(decoder.end(), provider=who.provider, model=who.model)
+
+
+def _check(answer: HttpAnswer, decoder: Decoder, who: Answering, *, started: bool) -> None:
+    """Raise why this is no answer, or no whole one."""
+    if not (started or decoder.silent):
+        raise decoder.nothing() or no_answer(answer.headers, bytes(decoder.stray), who.names)
     if decoder.broke_off:
         raise Interrupted(_CUT)
-    yield decoder.end()
 
 
-def _broken(error: WorkerError, *, started: bool) -> WorkerError:
-    return Interrupted(_CUT) if started else error
-
-
-async def _refused(answer: Answer) -> WorkerError:
+async def refused(answer: HttpAnswer) -> Refusal:
+    """Read an answer whose status is no 2xx."""
     try:
         head = await answer.head(HEAD_MAX_BYTES)
-    except (ProviderUnavailable, BadResponse, DeadlineExceeded):
+    except WorkerError:
         head = b""  # the status alone says enough
-    return refusal(answer.status, answer.headers, head) or no_answer(answer.headers, head)
+    return refusal_of(answer.status, answer.headers, head)
+
+
+async def _afterwards(answer: HttpAnswer, decoder: Decoder) -> str:
+    """Read what may still follow a finish reason. Nothing there changes that the answer ended well."""
+    texts: list[str] = []
+    with suppress(WorkerError, LineTooLong, TimeoutError):
+        async with asyncio.timeout(GRACE_SECONDS) as timer:
+            while decoder.complete and not decoder.ended:
+                if decoder.usage is not None:  # then there is nothing left to wait for but the end mark
+                    timer.reschedule(min(timer.when() or 0, asyncio.get_running_loop().time() + SETTLE_SECONDS))
+                if not (data := await answer.read()):
+                    break
+                texts.append(decoder.feed(data))
+    if decoder.ended:
+        await answer.settle()
+    return "".join(texts)
+
+
+def _told(error: LineTooLong | WorkerError, decoder: Decoder, *, started: bool) -> WorkerError:
+    if isinstance(error, LineTooLong):
+        error = BadResponse("the provider sent a line that is too long; try again")
+    if started and not isinstance(error, DeadlineExceeded | Interrupted):
+        error = Interrupted(_CUT, retry_after_ms=error.retry_after_ms)
+    error.usage = decoder.usage
+    return error

@@ -95,7 +95,10 @@ async def generate(
             raise ModelNotFound(f"there is no model of that name; the models are {', '.join(provider.models)}")
         question = Question(_conversation(messages), tenant="default", deadline=math.inf, proxy=proxy)
         if model != provider.default_model:
-            yield ImageResponse(await provider.image(question), question.messages[-1].content)
+            async with aclosing(provider.images(question)) as images:
+                async for image in images:
+                    if isinstance(image, Picture):
+                        yield ImageResponse(image, question.messages[-1].content)
             return
         async with aclosing(provider.text(question)) as items:
             async for item in items:

@@ -1,174 +1,237 @@
-"""Images: where the provider says they are, fetched from there, and what they really are."""
+"""Images: fetched from where the provider says they are, checked, and never made again because a fetch failed."""
 
 import asyncio
-import binascii
 import hashlib
-from typing import Any, Final
-from urllib.parse import unquote_to_bytes
+import math
+import random
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Final
 
-import orjson
-import pybase64
 from yarl import URL
 
-from aichats_worker.errors import BadResponse, TooLarge
-from aichats_worker.provider import Picture
+from aichats_worker.errors import (
+    BadResponse,
+    DeadlineExceeded,
+    Interrupted,
+    ProviderUnavailable,
+    RateLimited,
+    TooLarge,
+    WorkerError,
+)
+from aichats_worker.provider import Finish, Picture, Question
+from aichats_worker.provider.deltas import Answering, refused
 from aichats_worker.provider.http.addresses import check_host
-from aichats_worker.provider.http.upstream import Answer, Upstream
-from aichats_worker.provider.refusals import HEAD_MAX_BYTES, no_answer, refusal
+from aichats_worker.provider.http.answer import HttpAnswer
+from aichats_worker.provider.http.upstream import Request, Upstream, as_url
+from aichats_worker.provider.refusals import HEAD_MAX_BYTES, Refusal, SettingNames, no_answer
+from aichats_worker.provider.sources import Found, found_in, from_base64, from_data_url, mime_of
 
-IMAGE_MAX_BYTES: Final = 20 * 1024 * 1024
-IMAGE_MEMORY_MAX_BYTES: Final = 256 * 1024 * 1024
 REDIRECTS_MAX: Final = 5
-_DATA_URL_HEAD_MAX_CHARS: Final = 256
+IMAGE_SECONDS_MAX: Final = 600.0  # for making one, where the question has no deadline
+FETCH_SECONDS_MAX: Final = 120.0  # an image's host that is away for longer is not away for a moment
+_FETCH_WAIT_SECONDS: Final = 0.2
+_FETCH_WAIT_MAX_SECONDS: Final = 5.0
+_PASSING: Final = (ProviderUnavailable, RateLimited, DeadlineExceeded)
+_NO_NAMES: Final = SettingNames("the image's host", "the image's host")
 
 
-def mime_of(data: bytes) -> str:
-    """Return the media type that an image's first bytes say.
+@dataclass(frozen=True, slots=True)
+class ImageLimits:
+    """What is accepted of images.
 
-    Raises:
-        BadResponse: It is no png, jpeg, webp, gif or avif.
-    """
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "image/png"
-    if data.startswith(b"\xff\xd8\xff"):
-        return "image/jpeg"
-    if data.startswith((b"GIF87a", b"GIF89a")):
-        return "image/gif"
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "image/webp"
-    if data[4:8] == b"ftyp" and data[8:12] in (b"avif", b"avis"):
-        return "image/avif"
-    raise BadResponse("the provider sent something that is no png, jpeg, webp, gif or avif image; try again")
-
-
-class Images:
-    """Gets images, checked.
-
-    Args:
-        upstream: What to fetch them with.
-        origin: The provider's own; images there are always allowed.
-        user_agent: To fetch them with. Cookie, origin and referer are never sent to an image's host.
+    Attributes:
         max_bytes: A larger image is too_large, and is not read to its end.
         memory_max_bytes: For all images that are being fetched at once.
         allow_private: Also from addresses that are not public.
     """
 
-    def __init__(
-        self,
-        upstream: Upstream,
-        *,
-        origin: str,
-        user_agent: str,
-        max_bytes: int,
-        memory_max_bytes: int,
-        allow_private: bool,
-    ) -> None:
-        self._upstream = upstream
-        self._origin = URL(origin).origin()
-        self._headers = {"User-Agent": user_agent, "Accept": "image/avif,image/webp,image/png,image/*;q=0.8"}
-        self._max_bytes = max_bytes
-        self._allow_private = allow_private
-        self._room = asyncio.Semaphore(max(1, memory_max_bytes // max_bytes))
+    max_bytes: int = 20 * 1024 * 1024
+    memory_max_bytes: int = 256 * 1024 * 1024
+    allow_private: bool = False
 
-    def room(self) -> asyncio.Semaphore:
-        """Wait, as a context manager, for room in memory for one image of the largest size, and keep it.
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Where a provider's own images are.
+
+    Attributes:
+        url: Images at its origin are always allowed, wherever that is.
+        user_agent: To fetch images with, there and elsewhere.
+        credentials: Headers that an image at this origin is asked for with where it is refused without; nowhere else.
+    """
+
+    url: str
+    user_agent: str
+    credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+class Images:
+    """Gets images, checked. Cookie, key, origin and referer are never sent to another host.
+
+    Args:
+        upstream: What to fetch them with.
+        home: The provider's own.
+        limits: What is accepted.
+    """
+
+    def __init__(self, upstream: Upstream, home: Home, limits: ImageLimits | None = None) -> None:
+        self._upstream = upstream
+        self._home = home
+        self._origin = URL(home.url).origin()
+        self._limits = limits or ImageLimits()
+        self._headers = {"User-Agent": home.user_agent, "Accept": "image/avif,image/webp,image/png,image/*;q=0.8"}
+        self._places = max(1, self._limits.memory_max_bytes // self._limits.max_bytes)
+        self._free = asyncio.Semaphore(self._places)
+        self._entering = asyncio.Lock()
+
+    @asynccontextmanager
+    async def room(self, count: int = 1) -> AsyncGenerator[None]:
+        """Wait for room in memory for so many images of the largest size, and keep it.
 
         Held from before the provider is asked: an answer that waits for room would stall.
         """
-        return self._room
+        wanted, taken = min(count, self._places), 0
+        try:
+            async with self._entering:  # one after the other: two that hold half of theirs would wait for ever
+                while taken < wanted:
+                    await self._free.acquire()
+                    taken += 1
+            yield
+        finally:
+            for _ in range(taken):
+                self._free.release()
 
-    async def from_answer(self, answer: Answer, proxy: str | None) -> Picture:
-        """Read the provider's JSON, which holds an image or says where it is, and get the image.
+    async def of_answer(
+        self, answer: HttpAnswer, question: Question, who: Answering
+    ) -> AsyncGenerator[Picture | Finish, None]:
+        """Yield each image that the provider's JSON holds or names, as soon as it is there, and one Finish.
 
         Raises:
-            WorkerError: BadResponse, TooLarge, or why it could not be fetched.
+            WorkerError: What came instead. Once images were made, Interrupted where they cannot be had: nobody makes
+                them again in the same attempt.
         """
-        # An answer may hold the image itself, in base64.
-        limit = self._max_bytes * 4 // 3 + HEAD_MAX_BYTES
-        body = await answer.head(HEAD_MAX_BYTES if answer.status != 200 else limit)
+        found = await self._found(answer, question.options.get("n", 1), who.names)
+        for number, source in enumerate(found.sources):
+            try:
+                yield await self._picture(source, question)
+            except WorkerError as error:
+                error.usage = found.usage
+                if number and not isinstance(error, Interrupted):
+                    raise Interrupted("one of the images could not be had; try again") from None
+                raise
+        yield Finish(usage=found.usage, provider=who.provider, model=who.model)
+
+    async def _found(self, answer: HttpAnswer, count: int, names: SettingNames) -> Found:
+        # An answer may hold the images themselves, in base64, which may be broken into lines.
+        limit = count * self._limits.max_bytes * 7 // 5 + HEAD_MAX_BYTES
+        if not answer.ok:
+            raise (await refused(answer)).error(names)
+        body = await answer.head(limit)
         answer.close()
-        refused = refusal(answer.status, answer.headers, body)
-        if refused is not None:
-            raise refused
         if len(body) > limit:
-            raise self._too_large(f"more than {self._max_bytes}")
-        data = await self._located(_source(answer, body), proxy)
+            raise self._too_large(f"more than {self._limits.max_bytes}")
+        found = found_in(body)
+        if found is None:
+            raise no_answer(answer.headers, body[:HEAD_MAX_BYTES], names)
+        return found
+
+    async def _picture(self, source: str | bytes, question: Question) -> Picture:
+        data = await self._located(source, question)
         digest = await asyncio.to_thread(hashlib.sha256, data)  # 20 MiB would hold up every other stream for 20 ms
         return Picture(data, mime_of(data), digest.hexdigest())
 
-    async def _located(self, source: str | bytes, proxy: str | None) -> bytes:
-        if isinstance(source, bytes):
-            return self._decoded(source)
-        if source[:5].lower() == "data:":
-            head, _, payload = source.partition(",")
-            if head[:_DATA_URL_HEAD_MAX_CHARS].lower().endswith(";base64"):
-                return self._decoded(payload.encode("ascii", "replace"))
-            return self._within(unquote_to_bytes(payload))
-        return await self._fetch(source, proxy)
+    async def _located(self, source: str | bytes, question: Question) -> bytes:
+        if isinstance(source, str) and source[:5].lower() != "data:":
+            return await self._fetch_until_there(source, question)
+        # Before decoding what is too large anyway; white space and a head make it a little longer.
+        if len(source) * 5 // 7 > self._limits.max_bytes + HEAD_MAX_BYTES:
+            raise self._too_large(f"about {len(source) * 3 // 4}")
+        return self._within(from_base64(source) if isinstance(source, bytes) else from_data_url(source))
 
-    def _decoded(self, b64: bytes) -> bytes:
-        if len(b64) * 3 // 4 > self._max_bytes + 2:
-            raise self._too_large(str(len(b64) * 3 // 4))
-        try:
-            return self._within(pybase64.b64decode(b64, validate=True))
-        except binascii.Error:
-            raise BadResponse("the provider sent an image that is not valid base64; try again") from None
+    async def _fetch_until_there(self, source: str, question: Question) -> bytes:
+        """Fetch an image again as long as its host fails in passing: it was made, and making it again costs again."""
+        loop = asyncio.get_running_loop()
+        until, step = min(question.deadline, loop.time() + FETCH_SECONDS_MAX), _FETCH_WAIT_SECONDS
+        while True:
+            try:
+                return await self._fetch(source, question.proxy)
+            except _PASSING as error:
+                wait = max((error.retry_after_ms or 0) / 1000, random.uniform(step / 2, step))  # noqa: S311 - jitter
+                if loop.time() + wait >= until:
+                    raise Interrupted(
+                        "the image was made, but its host does not give it out; try again later",
+                        retry_after_ms=error.retry_after_ms,
+                    ) from None
+            await asyncio.sleep(wait)
+            step = min(step * 2, _FETCH_WAIT_MAX_SECONDS)
 
     async def _fetch(self, source: str, proxy: str | None) -> bytes:
-        url = _checked(source, None)
-        for _ in range(REDIRECTS_MAX + 1):
-            guarded = not self._allow_private and url.origin() != self._origin
-            if guarded:
-                check_host(url.raw_host or "")
-            with await self._upstream.call(
-                "GET", str(url), headers=self._headers, proxy=proxy, guarded=guarded
-            ) as answer:
+        url, credentials, redirects = _checked(source, None), False, 0
+        while redirects <= REDIRECTS_MAX:
+            at_home = url.origin() == self._origin
+            with await self._get(url, proxy, at_home=at_home, credentials=credentials) as answer:
+                if answer.status in (401, 403) and at_home and self._home.credentials and not credentials:
+                    credentials = True
+                    continue
                 if answer.status not in (301, 302, 303, 307, 308):
                     return await self._body(answer)
-                url = _checked(answer.headers.get("Location", ""), url)
+                url, credentials = _checked(answer.headers.get("Location", ""), url), False
+                redirects += 1
         raise BadResponse(f"the image's address redirects more than {REDIRECTS_MAX} times; try again")
 
-    async def _body(self, answer: Answer) -> bytes:
-        if answer.status != 200:
-            head = await answer.head(HEAD_MAX_BYTES)
-            raise refusal(answer.status, answer.headers, head) or no_answer(answer.headers, head)
+    async def _get(self, url: URL, proxy: str | None, *, at_home: bool, credentials: bool) -> HttpAnswer:
+        guarded = not (self._limits.allow_private or at_home)
+        if guarded:
+            check_host(url.raw_host or "")
+        headers = {**self._headers, **self._home.credentials} if credentials else self._headers
+        return await self._upstream.call(Request("GET", url, headers, proxy=proxy, guarded=guarded))
+
+    async def _body(self, answer: HttpAnswer) -> bytes:
+        if not answer.ok:
+            raise _of_host(await refused(answer))
         length = answer.headers.get("Content-Length", "")
-        if length.isdigit() and int(length) > self._max_bytes:
+        if length.isdigit() and int(length) > self._limits.max_bytes:
             raise self._too_large(length)
-        body = await answer.head(self._max_bytes)
+        body = await answer.head(self._limits.max_bytes)
         if not body:
             raise BadResponse("the provider named an image that is empty; try again")
         return self._within(body)
 
     def _within(self, data: bytes) -> bytes:
-        if len(data) > self._max_bytes:
-            raise self._too_large(f"more than {self._max_bytes}")
+        if len(data) > self._limits.max_bytes:
+            raise self._too_large(f"more than {self._limits.max_bytes}")
         return data
 
     def _too_large(self, size: str) -> TooLarge:
         return TooLarge(
-            f"PROVIDER_IMAGE_MAX_BYTES is {self._max_bytes}, and the image has {size} bytes; ask for a smaller image"
+            f"PROVIDER_IMAGE_MAX_BYTES is {self._limits.max_bytes}, and the image has {size} bytes; "
+            "ask for a smaller image"
         )
 
 
-def _source(answer: Answer, body: bytes) -> str | bytes:
-    """Return the image's URL, or its base64 as bytes."""
-    try:
-        parsed: Any = orjson.loads(body)
-        first = parsed["data"][0]
-        url, b64 = first.get("url"), first.get("b64_json")
-    except (ValueError, TypeError, LookupError, AttributeError):
-        raise no_answer(answer.headers, body[:HEAD_MAX_BYTES]) from None
-    if isinstance(b64, str) and b64:
-        return b64.encode("ascii", "replace")
-    if isinstance(url, str) and url:
-        return url
-    raise BadResponse("the provider's answer holds no image; try again")
+def image_seconds(setting: float, question: Question) -> float:
+    """Return how long the answer to a question for images may take to begin: the setting, or as long as the request.
+
+    A second more than that, so that the request's own deadline is the one that ends it.
+    """
+    left = question.deadline - asyncio.get_running_loop().time()
+    return setting or (IMAGE_SECONDS_MAX if math.isinf(left) else max(left, 0) + 1)
+
+
+def _of_host(refusal: Refusal) -> WorkerError:
+    """An image's host is neither the provider nor anybody's setting: it fails in passing, or there is no image."""
+    error = refusal.error(_NO_NAMES)
+    if isinstance(error, _PASSING):
+        return error
+    return BadResponse("the provider named an image that its host does not give out; try again")
 
 
 def _checked(location: str, base: URL | None) -> URL:
     try:
-        url = base.join(URL(location)) if base is not None else URL(location)
+        url = as_url(location) if base is None else base.join(as_url(location))
+        _ = url.origin(), url.port  # both are read late, and may be wrong
     except ValueError:
         url = URL()
     if url.scheme not in ("http", "https") or not url.raw_host:

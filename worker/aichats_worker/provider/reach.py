@@ -1,17 +1,20 @@
-"""Whether the provider's origin answers at all; for `aichats-worker doctor`."""
+"""Whether a provider's origin answers at all; for `aichats-worker doctor`."""
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import Final
 
-from aichats_worker.provider.http.upstream import Timeouts, Upstream
+from aichats_worker.provider.http.route import Route, Timeouts
+from aichats_worker.provider.http.upstream import Request, Upstream, as_url
 
-if TYPE_CHECKING:
-    from aichats_worker.settings import Settings
-
-REACH_TIMEOUT_SECONDS = 10.0
+REACH_TIMEOUT_SECONDS: Final = 10.0
 
 
-async def reach(settings: "Settings") -> int:
-    """GET the provider's origin, through the proxy that the settings name.
+async def reach(url: str, route: Route) -> int:
+    """GET the front page of a provider's origin.
+
+    Args:
+        url: Of the provider; its path and query are left out.
+        route: How to get there.
 
     Returns:
         The HTTP status: any says that somebody answers.
@@ -19,11 +22,10 @@ async def reach(settings: "Settings") -> int:
     Raises:
         WorkerError: Nobody does, within REACH_TIMEOUT_SECONDS.
     """
-    proxy = settings.provider_proxy.get_secret_value() if settings.provider_proxy else None
     timeouts = Timeouts(REACH_TIMEOUT_SECONDS, REACH_TIMEOUT_SECONDS, REACH_TIMEOUT_SECONDS)
-    upstream = Upstream(proxy=proxy, timeouts=timeouts)
+    upstream = Upstream(replace(route, timeouts=timeouts))
     try:
-        with await upstream.call("GET", f"{settings.aichats_url}/", headers={"Accept": "*/*"}) as answer:
+        with await upstream.call(Request("GET", as_url(url).origin() / "", {"Accept": "*/*"})) as answer:
             return answer.status
     finally:
         await upstream.close()

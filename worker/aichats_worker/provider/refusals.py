@@ -1,60 +1,175 @@
-"""What a provider says instead of an answer: its status, its headers and the beginning of its body, as an error."""
+"""What a provider says instead of an answer, read: its status, its codes, its words, and for how long to wait. Pure."""
 
-import json
-import math
+import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from aichats_worker.errors import BadResponse, Challenge, ProviderUnavailable, QuotaExhausted, RateLimited, WorkerError
+from aichats_schemas.requests import OPTION_NAMES
+from aichats_worker.errors import (
+    BadResponse,
+    Challenge,
+    InvalidRequest,
+    Misconfigured,
+    ProviderUnavailable,
+    WorkerError,
+)
+from aichats_worker.provider.decoding.lenient import loads
+from aichats_worker.provider.faults import SENTENCES, Leaf, leaf_of
 from aichats_worker.provider.http.failures import PROXY_CREDENTIALS
+from aichats_worker.provider.waits import retry_after_ms
 
 HEAD_MAX_BYTES: Final = 64 * 1024
-_RETRY_MAX_MS: Final = 24 * 3600 * 1000
+_MESSAGE_MAX_CHARS: Final = 4096
+_FIELDS: Final = (*sorted(OPTION_NAMES), "messages", "prompt")  # a list: what a provider names need not be hashable
+
 # What bot checks have in common. Words such as "cloudflare" alone are not here: its plain error pages hold them too.
 _CHALLENGES: Final = (
     b"captcha", b"cf-chl", b"cf_chl", b"challenge-platform", b"challenge-form", b"turnstile", b"just a moment",
     b"checking your browser", b"verify you are human", b"are you a robot", b"not a robot", b"attention required",
     b"ddos-guard", b"enable javascript and cookies", b"/_incapsula_", b"datadome", b"px-captcha", b"bot check",
 )  # fmt: skip
-_CHALLENGE = "the provider asks for a captcha instead of answering; renew AICHATS_COOKIE and AICHATS_USER_AGENT"
 
 
-def refusal(status: int, headers: Mapping[str, str], head: bytes) -> WorkerError | None:  # noqa: PLR0911 - a table
-    """Return what an answer with another status than 200 means; None for 200, whose body has to say.
+@dataclass(frozen=True, slots=True)
+class SettingNames:
+    """The settings that an operator has to look at, by their variables' names.
+
+    Attributes:
+        url: Where the calls go.
+        key: What they are let in with.
+        models: What the models are called; empty where no setting says it.
+    """
+
+    url: str
+    key: str
+    models: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What came instead of an answer.
+
+    Attributes:
+        status: The HTTP status, or the one that an error object inside a 200 names; None for neither.
+        words: The codes and types of its error object.
+        message: The error object's own sentence, in lower case. Never shown.
+        wait_ms: For how long it asks to wait.
+        field: The request's field that it says is wrong; empty where it names none that a requester knows.
+        is_challenge: It is a page with a bot check.
+    """
+
+    status: int | None
+    words: tuple[str, ...] = ()
+    message: str = ""
+    wait_ms: int | None = None
+    field: str = ""
+    is_challenge: bool = False
+
+    def leaf(self) -> Leaf:
+        """Return whose fault it is, and which."""
+        return Challenge if self.is_challenge else leaf_of(self.status, self.words, self.message)
+
+    def error(self, names: SettingNames) -> WorkerError:
+        """Return it as the error that the requester is told."""
+        leaf = self.leaf()
+        wait = self.wait_ms if leaf.retryable else None
+        if self.status == 407:
+            return ProviderUnavailable(PROXY_CREDENTIALS)
+        return leaf(self._sentence(leaf, names), retry_after_ms=wait)
+
+    def _sentence(self, leaf: Leaf, names: SettingNames) -> str:
+        if leaf is Misconfigured:
+            return self._misconfigured(names)
+        if leaf is Challenge:
+            return f"the provider asks for a captcha instead of answering; its operator has to look at {names.key}"
+        if leaf is ProviderUnavailable and self.status is not None:
+            return f"the provider failed with status {self.status}; try again later"
+        if leaf is InvalidRequest and self.field:
+            return f"{self.field}: {SENTENCES[leaf]}"
+        return SENTENCES[leaf]
+
+    def _misconfigured(self, names: SettingNames) -> str:
+        status = self.status or 0
+        if 300 <= status < 400:
+            return f"the provider redirects the call to another place; set {names.url} to where it leads"
+        if status in (401, 403, 498) or set(self.words) & {"invalidapikey", "apikeyinvalid", "authenticationerror"}:
+            return f"the provider does not accept the worker's credentials; check {names.key}"
+        both = f"{names.url} and {names.models}" if names.models else names.url
+        said = f" (status {status})" if status else ""
+        return f"the provider does not know the address or the model{said}; check {both}"
+
+
+def refusal_of(status: int, headers: Mapping[str, str], head: bytes) -> Refusal:
+    """Read an answer with another status than 2xx.
 
     Args:
         status: The HTTP status.
         headers: Of the answer.
         head: The beginning of its body.
     """
-    if status == 200:
-        return None
-    wait = retry_after_ms(headers, head)
-    if status == 429:
-        if b'"insufficient_quota"' in head:
-            return QuotaExhausted("the provider says that its quota is used up; check the plan of its account")
-        return RateLimited("the provider limits how often it is asked; try again later", retry_after_ms=wait)
-    if is_challenge(headers, head):
-        return Challenge(_CHALLENGE)
-    if status == 407:
-        return ProviderUnavailable(PROXY_CREDENTIALS)
-    if status >= 500:
-        return ProviderUnavailable(f"the provider failed with status {status}; try again later", retry_after_ms=wait)
-    return BadResponse(f"the provider refused the request with status {status}; check its URL and credentials")
+    body = _json(head)
+    said = refusal_in(body) if isinstance(body, dict) else None
+    if said is None:
+        plain = "" if _is_html(headers, head) else head[:_MESSAGE_MAX_CHARS].decode("utf-8", "replace").lower()
+        said = Refusal(None, message=plain)
+    return replace(
+        said,
+        status=status,
+        wait_ms=retry_after_ms(headers, body, said.message),
+        is_challenge=status != 429 and is_challenge(headers, head),
+    )
 
 
-def no_answer(headers: Mapping[str, str], head: bytes) -> WorkerError:
+def refusal_in(body: dict[str, Any]) -> Refusal:
+    """Read an error object, or a body around one: its own status and codes say what it is."""
+    error = body.get("error") if body.get("error") is not None else body
+    places = [place for place in (error, body) if isinstance(place, dict)]
+    named = [place.get(name) for place in places for name in ("code", "type", "status", "statusCode", "status_code")]
+    statuses = [number for value in named if (number := _status(value)) is not None]
+    words = tuple(_word(value) for value in named if isinstance(value, str) and _status(value) is None)
+    texts = [place.get(name) for place in places for name in ("message", "detail", "error")]
+    texts += [error] if isinstance(error, str) else []
+    sentence = " ".join(text if isinstance(text, str) else str(text)[:_MESSAGE_MAX_CHARS] for text in texts if text)
+    message = sentence[:_MESSAGE_MAX_CHARS].lower()
+    return Refusal(
+        status=next(iter(statuses), None),
+        words=_inner_words(places) + words,
+        message=message,
+        wait_ms=retry_after_ms({}, body, message),
+        field=next((param for place in places if (param := place.get("param")) in _FIELDS), ""),
+    )
+
+
+def _inner_words(places: list[dict[str, Any]]) -> tuple[str, ...]:
+    """Azure's `innererror.code` and Google's `details[].reason` are more special than what stands around them."""
+    inner = [place.get("innererror") for place in places]
+    details = [one for place in places if isinstance(place.get("details"), list) for one in place["details"][:10]]
+    found = [one.get(name) for one in [*inner, *details] if isinstance(one, dict) for name in ("code", "reason")]
+    return tuple(_word(value) for value in found if isinstance(value, str))
+
+
+def _status(value: object) -> int | None:
+    if isinstance(value, str) and len(value) == 3 and value.isdecimal():
+        value = int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) and 300 <= value <= 599 else None
+
+
+def _word(value: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", value[:64].lower())
+
+
+def no_answer(headers: Mapping[str, str], head: bytes, names: SettingNames) -> WorkerError:
     """Return what a body with status 200 means in which there is no answer."""
     if is_challenge(headers, head):
-        return Challenge(_CHALLENGE)
+        return Refusal(200, is_challenge=True).error(names)
     if not head.strip():
         return BadResponse("the provider sent an empty answer; try again")
     if _is_html(headers, head):
-        return BadResponse("the provider sent a web page instead of an answer; check its URL, or try again later")
-    if head.lstrip()[:1] in (b"{", b"["):
-        return BadResponse("the provider sent an error instead of an answer; try again later")
+        return BadResponse(f"the provider sent a web page instead of an answer; check {names.url}, or try again later")
+    body = _json(head)
+    if isinstance(body, dict):
+        return refusal_in(body).error(names)
     return BadResponse("the provider sent something that is not in its format; try again later")
 
 
@@ -72,43 +187,8 @@ def _is_html(headers: Mapping[str, str], head: bytes) -> bool:
     return "html" in headers.get("Content-Type", "").lower() or head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<")
 
 
-def retry_after_ms(headers: Mapping[str, str], head: bytes) -> int | None:
-    """Return how long the provider asks to wait, in milliseconds: `Retry-After` in seconds or as a date, or the body.
-
-    At most a day; None where nothing is said.
-    """
-    seconds = _seconds(headers.get("Retry-After", "").strip())
-    if seconds is None:
-        seconds = _seconds_of_body(head)
-    if seconds is None or math.isnan(seconds):
-        return None
-    return int(max(0, min(seconds * 1000, _RETRY_MAX_MS)))
-
-
-def _seconds(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        return None
+def _json(head: bytes) -> Any:
     try:
-        return float(value)
-    except (ValueError, OverflowError):
-        pass
-    try:
-        date = parsedate_to_datetime(str(value))
+        return loads(head)
     except ValueError:
         return None
-    return ((date if date.tzinfo else date.replace(tzinfo=UTC)) - datetime.now(UTC)).total_seconds()
-
-
-def _seconds_of_body(head: bytes) -> float | None:
-    try:
-        body: Any = json.loads(head)
-    except (ValueError, RecursionError):
-        return None
-    places = [body, *(body.get(name) for name in ("error", "data", "detail"))] if isinstance(body, dict) else []
-    for place in places:
-        if isinstance(place, dict):
-            for name, scale in (("retry_after_ms", 0.001), ("retry_after", 1), ("retryAfter", 1), ("retry-after", 1)):
-                seconds = _seconds(place.get(name))
-                if seconds is not None:
-                    return seconds * scale
-    return None

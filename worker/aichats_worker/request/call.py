@@ -9,9 +9,10 @@ from nats.aio.msg import Msg
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from aichats_schemas.requests import ImageRequest, TextRequest
+from aichats_schemas.requests import OPTION_NAMES, ImageRequest, TextRequest
 from aichats_schemas.subjects import MSG_ID, REPLY_TO, Kind, Mode, is_token, new_id
 from aichats_worker.errors import Forbidden, InvalidRequest, ModelNotFound, TooLarge, WorkerError
+from aichats_worker.provider import Offers
 from aichats_worker.telemetry import Record
 from aichats_worker.urls import check_proxy
 
@@ -19,6 +20,8 @@ METADATA_ENTRIES_MAX = 16
 METADATA_KEY_MAX_CHARS = 64
 METADATA_VALUE_MAX_CHARS = 256
 PROXY_MAX_CHARS = 2048
+STOP_MAX_CHARS = 256
+IGNORED_NAMED_MAX = 10
 PROBLEMS_NAMED_MAX = 10
 SHOWN_MAX_CHARS = 64
 
@@ -121,24 +124,51 @@ def _token_problem(tenant: str, request_id: str) -> str | None:
     return f"{' and '.join(wrong)}: must be 1 to 64 of A-Z, a-z, 0-9, _ and -"
 
 
-def read_request(call: Call, limits: Limits) -> TextRequest | ImageRequest:
-    """Turn a call's body into the request it holds.
+def read_request(call: Call, limits: Limits, offers: Offers) -> TextRequest | ImageRequest:
+    """Turn a call's body into the request it holds, with its model named.
+
+    Args:
+        call: As it came.
+        limits: What is accepted.
+        offers: The models there are, and what they can honour.
 
     Raises:
-        InvalidRequest: Subject, id or body is wrong; names each wrong field.
-        ModelNotFound: Another model than the kind's own.
+        InvalidRequest: Subject, id or body is wrong, or an option that nobody can honour; names each wrong field.
+        ModelNotFound: Another model than the ones there are, which it lists.
         TooLarge: A limit was passed.
         Forbidden: It names a proxy, and the worker allows none.
     """
     if call.problem is not None:
         raise InvalidRequest(call.problem)
-    model = MODELS[call.kind]
     try:
-        request = model.model_validate_json(_as_json(call.body))
+        models = offers[call.kind]
+        request = MODELS[call.kind].model_validate_json(_as_json(call.body), context={"models": models})
     except ValidationError as error:
-        raise _typed(error, model.default_model) from None
+        raise _typed(error) from None
     _check_limits(request, limits)
-    return request
+    model = request.model if request.model is not None else _first(models)
+    _check_options(request, models[model])
+    return request if request.model is not None else request.model_copy(update={"model": model})
+
+
+def ignored_by(request: TextRequest | ImageRequest) -> tuple[str, ...]:
+    """Return the fields that were sent and mean nothing here, as they may be shown."""
+    return tuple(_shown(name) for name in request.ignored[:IGNORED_NAMED_MAX])
+
+
+def _first(models: Mapping[str, object]) -> str:
+    for model in models:
+        return model
+    raise ModelNotFound("model: not found; there is none of this kind")
+
+
+def _check_options(request: TextRequest | ImageRequest, honoured: tuple[frozenset[str], ...]) -> None:
+    """What nobody behind the model can honour is refused by its name, and so is an option of the other kind."""
+    others = [name for name in request.ignored if name in OPTION_NAMES]
+    asked = request.options.keys()
+    refused = sorted(min((asked - names for names in honoured), key=len, default=asked) | set(others))
+    if refused:
+        raise InvalidRequest("; ".join(f"{name}: no provider of this model can honour it" for name in refused))
 
 
 def _as_json(body: bytes) -> bytes:
@@ -156,10 +186,10 @@ def _as_json(body: bytes) -> bytes:
     return orjson.dumps({"prompt": text})
 
 
-def _typed(error: ValidationError, default_model: str) -> WorkerError:
+def _typed(error: ValidationError) -> WorkerError:
     details = error.errors(include_url=False, include_context=False)
-    if [detail["loc"] for detail in details] == [("model",)] and isinstance(details[0].get("input"), str):
-        return ModelNotFound(f"model: not found; there is {default_model}")
+    if [(detail["loc"], detail["type"]) for detail in details] == [(("model",), "value_error")]:
+        return ModelNotFound(_problem(details[0]))
     named = "; ".join(_problem(detail) for detail in details[:PROBLEMS_NAMED_MAX])
     more = len(details) - PROBLEMS_NAMED_MAX
     return InvalidRequest(f"{named}; and {more} more" if more > 0 else named)
@@ -180,6 +210,8 @@ def _check_limits(request: TextRequest | ImageRequest, limits: Limits) -> None:
     conversation = request.conversation
     _at_most("messages", "messages", len(conversation), limits.messages_max)
     _at_most("prompt", "characters", sum(len(message.content) for message in conversation), limits.prompt_max_chars)
+    for stop in getattr(request, "stop", None) or ():
+        _at_most("stop", "characters", len(stop), STOP_MAX_CHARS)
     metadata = request.metadata or {}
     _at_most("metadata", "entries", len(metadata), METADATA_ENTRIES_MAX)
     for key, value in metadata.items():

@@ -94,6 +94,8 @@ def error_data(error: WorkerError) -> bytes:
     data: dict[str, Any] = {"code": error.code, "message": message, "retryable": error.retryable}
     if error.retry_after_ms is not None:
         data["retry_after_ms"] = error.retry_after_ms
+    if error.usage is not None:
+        data["usage"] = error.usage.model_dump()
     return orjson.dumps(data)
 
 

@@ -10,12 +10,13 @@ import structlog
 
 from aichats_schemas.subjects import Kind
 from aichats_worker.errors import Abandoned, DeadlineExceeded, Duplicate, Internal, Overloaded, WorkerError
-from aichats_worker.provider import Finish, Provider, Question
-from aichats_worker.request.call import Call, Limits, read_request
+from aichats_worker.provider import Finish, Provider, Question, Reasoning
+from aichats_worker.request.call import Call, Limits, ignored_by, read_request
 from aichats_worker.request.outcome import Completed, Outcome
 from aichats_worker.request.reply import Writer
 from aichats_worker.request.runs import Run, Runs
 from aichats_worker.request.slots import Slots
+from aichats_worker.request.usage import Meter
 from aichats_worker.telemetry import Telemetry
 
 log = structlog.get_logger(__name__)
@@ -75,7 +76,8 @@ class Executor:
     def budget_seconds(self, call: Call) -> float:
         """Return how long a call may take, queue wait included; the longest for one that cannot be read."""
         with suppress(WorkerError):
-            return read_request(call, self._limits).timeout_seconds or self._limits.timeout_seconds_max
+            request = read_request(call, self._limits, self._provider.offers)
+            return request.timeout_seconds or self._limits.timeout_seconds_max
         return self._limits.timeout_seconds_max
 
     async def serve(self, delivery: Delivery, run: Run, *, has_slot: bool) -> None:
@@ -128,7 +130,7 @@ class Executor:
     async def _answer(self, delivery: Delivery, run: Run, writer: Writer) -> Completed:
         started = time.monotonic()
         call, queued = delivery.call, delivery.queued_seconds
-        request = read_request(call, self._limits)
+        request = read_request(call, self._limits, self._provider.offers)
         seconds = request.timeout_seconds or self._limits.timeout_seconds_max
         if queued >= seconds:
             raise DeadlineExceeded("queue", seconds)
@@ -138,28 +140,41 @@ class Executor:
             tenant=call.tenant,
             deadline=loop.time() + seconds - queued,
             proxy=request.proxy,
+            model=request.model,
+            options=request.options,
         )
+        meter = Meter(question)
         timer = loop.call_at(question.deadline, run.stop, DeadlineExceeded("total", seconds))
         try:
-            answer = self._text if call.kind == "text" else self._image
-            finish = await answer(run, writer, question)
+            answer = self._text if call.kind == "text" else self._images
+            with meter.charging(run.check):
+                finish = meter.finished(await answer(run, writer, question, meter))
         finally:
             timer.cancel()
-        return Completed(request.model, finish, request.metadata, queued, started)
+        ignored = ignored_by(request)
+        return Completed(request.model or "", finish, request.metadata, queued, started, ignored)
 
-    async def _text(self, run: Run, writer: Writer, question: Question) -> Finish:
+    async def _text(self, run: Run, writer: Writer, question: Question, meter: Meter) -> Finish:
         finish = Finish()
         async with aclosing(self._provider.text(question)) as answer:
             async for item in answer:
                 if isinstance(item, Finish):
                     finish = item
                 else:
-                    await writer.text(item)
+                    meter.count(item)
+                    await (writer.reasoning(item) if isinstance(item, Reasoning) else writer.text(item))
                 run.check()
         return finish
 
-    async def _image(self, run: Run, writer: Writer, question: Question) -> Finish:
-        picture = await self._provider.image(question)
-        await writer.image(0, picture)
-        run.check()
-        return picture.finish
+    async def _images(self, run: Run, writer: Writer, question: Question, meter: Meter) -> Finish:
+        finish, index = Finish(), 0
+        async with aclosing(self._provider.images(question)) as answer:
+            async for item in answer:
+                if isinstance(item, Finish):
+                    finish = item
+                else:
+                    meter.count()
+                    await writer.image(index, item)
+                    index += 1
+                run.check()
+        return finish

@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from aichats_schemas.events import Usage
 from aichats_worker.errors import Abandoned, WorkerError
 from aichats_worker.provider import Finish
 
@@ -17,6 +18,12 @@ class Completed:
     metadata: dict[str, str] | None = field(repr=False)
     queued: float
     started: float
+    ignored: tuple[str, ...] = ()
+
+    @property
+    def usage(self) -> Usage | None:
+        """In tokens."""
+        return self.finish.usage
 
     def data(self, *, last_seq: int, first: float | None) -> dict[str, Any]:
         """Return the `data` of the final event.
@@ -26,10 +33,15 @@ class Completed:
             first: When the first piece of the answer came; None where there was none.
         """
         data: dict[str, Any] = {"finish_reason": self.finish.finish_reason, "last_seq": last_seq, "model": self.model}
-        if self.finish.tries_left is not None:
-            data["provider"] = {"tries_left": self.finish.tries_left}
+        who = {"name": self.finish.provider, "model": self.finish.model, "tries_left": self.finish.tries_left}
+        if provider := {name: said for name, said in who.items() if said not in (None, "")}:
+            data["provider"] = provider
+        if self.finish.usage is not None:
+            data["usage"] = self.finish.usage.model_dump()
         if self.metadata:
             data["metadata"] = self.metadata
+        if self.ignored:
+            data["ignored"] = list(self.ignored)
         return data | {"timing": self._timing(first)}
 
     def _timing(self, first: float | None) -> dict[str, int]:

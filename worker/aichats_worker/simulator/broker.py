@@ -30,13 +30,15 @@ def binary() -> str:
 
 
 @asynccontextmanager
-async def embedded_nats_server(directory: Path) -> AsyncGenerator[str, None]:
+async def embedded_nats_server(directory: Path, *, port: int = -1) -> AsyncGenerator[str, None]:
     """Run a nats-server with JetStream in `directory`, and yield its URL. It ends with the block.
+
+    Port -1 is a free one.
 
     Raises:
         NoServer: There is none, or it does not start.
     """
-    command = [binary(), "-a", "127.0.0.1", "-p", "-1", "--ports_file_dir", str(directory)]
+    command = [binary(), "-a", "127.0.0.1", "-p", str(port), "--ports_file_dir", str(directory)]
     command += ["-js", "-sd", str(directory / "jetstream"), "-l", str(directory / "nats-server.log")]
     # A session of its own: Ctrl-C in a terminal reaches us alone, and we stop it after the worker has drained.
     server = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.DEVNULL, start_new_session=True)

@@ -13,16 +13,17 @@ The stream looks like server-sent events and is not quite:
 import codecs
 from typing import Final
 
+from aichats_schemas.events import Usage
 from aichats_worker.errors import QuotaExhausted
 from aichats_worker.provider import Finish
-from aichats_worker.provider.lines import STRAY_MAX_BYTES, Lines
+from aichats_worker.provider.decoding.lines import STRAY_MAX_BYTES, Lines
+from aichats_worker.provider.refusals import Refusal
 
-_BOM: Final = codecs.BOM_UTF8
 _TRYLIMIT: Final = b"trylimit"
 
 
 class AiChatsDecoder:
-    """Decodes one answer; streams.Decoder says what it is used for.
+    """Decodes one answer; deltas.Decoder says what it is used for.
 
     Attributes:
         tries_left: The number after `trylimit`; None where there was none.
@@ -31,14 +32,19 @@ class AiChatsDecoder:
         broke_off: The last line that said anything was not in the dialect, so the answer did not end as it should.
     """
 
+    complete: bool = False  # there is no finish reason: `trylimit` is the very end, and so is the body's
+    silent: bool = False
+    failure: Refusal | None = None
+    usage: Usage | None = None
+
     def __init__(self) -> None:
         self.tries_left: int | None = None
         self.ended = False
         self.stray = bytearray()
         self.broke_off = False
+        self.thoughts = ""
         self._lines = Lines()
         self._event = b""
-        self._fresh = True
         # One character may be cut over two deltas; what is joined after decoding would hold two broken halves.
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
@@ -74,9 +80,6 @@ class AiChatsDecoder:
     def _delta(self, line: bytes) -> bytes:
         if self.ended:
             return b""
-        if self._fresh:
-            self._fresh = False
-            line = line.removeprefix(_BOM)
         if not line.startswith(b"data:") or self.stray[:1] == b"<":  # in a web page, nothing is an answer
             self._field(line)
             return b""

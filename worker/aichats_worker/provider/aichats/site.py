@@ -1,6 +1,5 @@
 """ai-chats.org: text and images over its one endpoint."""
 
-import ssl
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import ClassVar, Final, Literal
@@ -9,19 +8,24 @@ import orjson
 
 from aichats_schemas.requests import Message
 from aichats_worker.errors import InvalidRequest
-from aichats_worker.provider import Finish, Picture, Question
+from aichats_worker.provider import Finish, Offers, Picture, Question, Reasoning
 from aichats_worker.provider.aichats.dialect import AiChatsDecoder
 from aichats_worker.provider.circuit import Circuit
-from aichats_worker.provider.deltas import deltas
+from aichats_worker.provider.deltas import Answering, deltas, refused
 from aichats_worker.provider.generator import OnClassToo, Working, generate, whole
-from aichats_worker.provider.http.upstream import Answer, Timeouts, Upstream
-from aichats_worker.provider.images import IMAGE_MAX_BYTES, IMAGE_MEMORY_MAX_BYTES, Images
+from aichats_worker.provider.http.answer import HttpAnswer
+from aichats_worker.provider.http.route import Route
+from aichats_worker.provider.http.upstream import Request, Upstream, as_url
+from aichats_worker.provider.images import Home, ImageLimits, Images, image_seconds
+from aichats_worker.provider.refusals import SettingNames
 
+NAME: Final = "aichats"
 URL: Final = "https://ai-chats.org"
 ENDPOINT: Final = "/chat/send2/"
 USER_AGENT: Final = (
     "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/131.0.0.0 Safari/537.36"
 )
+NAMES: Final = SettingNames("AICHATS_URL", "AICHATS_COOKIE and AICHATS_USER_AGENT")
 
 
 class AiChats:
@@ -36,12 +40,8 @@ class AiChats:
         url: The site's origin.
         cookie: The operator's own; sent to the site alone, never to an image's host.
         user_agent: The one that the cookie was given to.
-        proxy: http(s):// or socks5(h)://, for the call and the image.
-        timeouts: The phases of each call's deadline.
-        image_max_bytes: A larger image is too_large.
-        image_memory_max_bytes: For all images that are being fetched at once.
-        image_allow_private: Images also from addresses that are not public.
-        tls: A context for a private certificate authority; None for the system's.
+        route: How calls go out: proxy, timeouts, TLS.
+        limits: What is accepted of images.
 
     Attributes:
         url: The site's origin.
@@ -52,12 +52,15 @@ class AiChats:
         models: `gpt-4` for text and `dalle` for images.
     """
 
+    name = NAME
     url: str = URL
     api_endpoint: str = URL + ENDPOINT
     working = Working()
     supports_message_history: bool = True
     default_model: ClassVar[str] = "gpt-4"
     models: ClassVar[list[str]] = ["gpt-4", "dalle"]
+    # The site takes a prompt and nothing else.
+    offers: ClassVar[Offers] = {"text": {"gpt-4": (frozenset(),)}, "image": {"dalle": (frozenset(),)}}
 
     def __init__(
         self,
@@ -65,26 +68,16 @@ class AiChats:
         url: str | None = None,
         cookie: str | None = None,
         user_agent: str | None = None,
-        proxy: str | None = None,
-        timeouts: Timeouts | None = None,
-        image_max_bytes: int = IMAGE_MAX_BYTES,
-        image_memory_max_bytes: int = IMAGE_MEMORY_MAX_BYTES,
-        image_allow_private: bool = False,
-        tls: ssl.SSLContext | None = None,
+        route: Route | None = None,
+        limits: ImageLimits | None = None,
     ) -> None:
         self.url = (url or self.url).rstrip("/")
         self.api_endpoint = self.url + ENDPOINT
         self.circuit = Circuit()
         user_agent = user_agent or USER_AGENT
-        self._upstream = Upstream(proxy=proxy, timeouts=timeouts, tls=tls)
-        self._images = Images(
-            self._upstream,
-            origin=self.url,
-            user_agent=user_agent,
-            max_bytes=image_max_bytes,
-            memory_max_bytes=image_memory_max_bytes,
-            allow_private=image_allow_private,
-        )
+        self._route = route or Route()
+        self._upstream = Upstream(self._route)
+        self._images = Images(self._upstream, Home(self.url, user_agent, {"Cookie": cookie} if cookie else {}), limits)
         self._headers = {
             "Accept": "application/json, text/event-stream",
             "Accept-Language": "en,en-US;q=0.9",
@@ -100,38 +93,45 @@ class AiChats:
         if cookie:
             self._headers["Cookie"] = cookie
 
-    async def text(self, question: Question) -> AsyncGenerator[str | Finish, None]:
+    async def text(self, question: Question) -> AsyncGenerator[str | Reasoning | Finish, None]:
         """Yield text as it arrives, all that one read of the socket completes at once, and one Finish at the end.
 
         Raises:
             WorkerError: What the provider did instead. Closing the generator closes the connection.
         """
-        with await self._send("chat", flattened(question.messages), question.proxy) as answer:
-            async with aclosing(deltas(answer, AiChatsDecoder())) as items:
+        with await self._send("chat", flattened(question.messages), question) as answer:
+            if not answer.ok:
+                raise (await refused(answer)).error(NAMES)
+            async with aclosing(deltas(answer, AiChatsDecoder(), Answering(NAME, "gpt-4", NAMES))) as items:
                 async for item in items:
                     yield item
 
-    async def image(self, question: Question) -> Picture:
-        """Make one image of the last message.
+    async def images(self, question: Question) -> AsyncGenerator[Picture | Finish, None]:
+        """Yield the image of the last message, and one Finish at the end.
 
         Raises:
             WorkerError: What the provider, or the image's host, did instead.
         """
         async with self._images.room():
-            with await self._send("image", question.messages[-1].content, question.proxy) as answer:
-                return await self._images.from_answer(answer, question.proxy)
+            with await self._send("image", question.messages[-1].content, question) as answer:
+                pictures = self._images.of_answer(answer, question, Answering(NAME, "dalle", NAMES))
+                async with aclosing(pictures) as items:
+                    async for item in items:
+                        yield item
 
     async def close(self) -> None:
         """Close all connections."""
         await self._upstream.close()
 
-    async def _send(self, kind: Literal["chat", "image"], content: str, proxy: str | None) -> Answer:
+    async def _send(self, kind: Literal["chat", "image"], content: str, question: Question) -> HttpAnswer:
         try:
             body = orjson.dumps({"type": kind, "messagesHistory": [{"from": "you", "content": content}]})
         except TypeError:
             raise InvalidRequest("the messages must be valid Unicode: there is half a surrogate pair") from None
         headers = {**self._headers, "Referer": f"{self.url}/{kind}/"}
-        return await self._upstream.call("POST", self.api_endpoint, headers=headers, body=body, proxy=proxy)
+        seconds = image_seconds(self._route.timeouts.image, question) if kind == "image" else None
+        request = Request("POST", as_url(self.api_endpoint), headers, body, question.proxy, first_byte=seconds)
+        return await self._upstream.follow(request)
 
     create_async_generator = OnClassToo(generate)
     create_async = OnClassToo(whole)

@@ -1,167 +1,168 @@
 """Any server that speaks the OpenAI-compatible HTTP API: vLLM, Ollama, LiteLLM and the like."""
 
-import ssl
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import orjson
 
-from aichats_worker.errors import InvalidRequest
-from aichats_worker.provider import Finish, Picture, Question
+from aichats_worker.errors import InvalidRequest, ModelNotFound
+from aichats_worker.provider import Finish, Offers, Picture, Question, Reasoning
 from aichats_worker.provider.circuit import Circuit
-from aichats_worker.provider.deltas import deltas
-from aichats_worker.provider.http.upstream import Answer, Timeouts, Upstream
-from aichats_worker.provider.images import IMAGE_MAX_BYTES, IMAGE_MEMORY_MAX_BYTES, Images
-from aichats_worker.provider.lines import STRAY_MAX_BYTES, Lines
+from aichats_worker.provider.deltas import Answering, deltas, refused
+from aichats_worker.provider.http.answer import HttpAnswer
+from aichats_worker.provider.http.route import Route
+from aichats_worker.provider.http.upstream import Request, Upstream, as_url
+from aichats_worker.provider.images import Home, ImageLimits, Images, image_seconds
+from aichats_worker.provider.openai.asking import IMAGE_OPTIONS, TEXT_OPTIONS, Dialects, chat, picture
+from aichats_worker.provider.openai.dialect import OpenAIDecoder
+from aichats_worker.provider.refusals import SettingNames
 
 USER_AGENT: Final = "aichats-worker"
+NAME: Final = "openai"
 
 
-class OpenAIDecoder:
-    """Decodes a stream of chat completion chunks; streams.Decoder says what it is used for.
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server and how it is let in.
 
     Attributes:
-        ended: `[DONE]` was read, an error, or too much that is no answer.
-        stray: What is no chunk, at most STRAY_MAX_BYTES of it.
-        broke_off: No chunk has said yet why the answer ended, and `[DONE]` was not read.
+        base_url: Up to and with the version, e.g. http://127.0.0.1:11434/v1; a query is kept.
+        api_key: Sent as a bearer token; never to another host.
+        headers: More of them, as secret as the key.
+        url_setting: The name of the setting that `base_url` is from, for messages.
+        key_setting: That of the key.
     """
 
-    def __init__(self) -> None:
-        self.ended = False
-        self.stray = bytearray()
-        self.broke_off = True
-        self._lines = Lines()
-        self._finish_reason = "stop"
+    base_url: str
+    api_key: str | None = field(default=None, repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    url_setting: str = "OPENAI_BASE_URL"
+    key_setting: str = "OPENAI_API_KEY"
 
-    def feed(self, data: bytes) -> str:
-        """Return the text of all chunks that `data` completes, joined.
+    @property
+    def credentials(self) -> dict[str, str]:
+        """The headers that let in."""
+        bearer = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
+        return bearer | dict(self.headers)
 
-        Raises:
-            LineTooLong: A line passed the limit.
-        """
-        return "".join([self._delta(line) for line in self._lines.feed(data)])
+    def at(self, path: str) -> str:
+        """Return the address of a path below the base."""
+        base, mark, query = self.base_url.partition("?")
+        return f"{base.rstrip('/')}{path}{mark}{query}"
 
-    def finish(self) -> str:
-        """Complete the last line: the body ended as HTTP says it should. After a cut, do not call it."""
-        return self._delta(self._lines.rest())
 
-    def end(self) -> Finish:
-        """Return the finish reason."""
-        return Finish(finish_reason=self._finish_reason)
+@dataclass(frozen=True, slots=True)
+class ModelTable:
+    """The names that requests may give, and what the server calls each. The first is the default."""
 
-    def nothing(self) -> None:
-        """This dialect has no words of its own for it."""
+    text: Mapping[str, str]
+    image: Mapping[str, str]
 
-    def _delta(self, line: bytes) -> str:
-        if self.ended or not line or line.startswith((b":", b"event:", b"id:", b"retry:")):
-            return ""
-        if not line.startswith(b"data:"):
-            return self._strange(line)
-        value = line[5:].strip()
-        if value == b"[DONE]":
-            self.ended, self.broke_off = True, False
-            return ""
-        try:
-            return self._content(orjson.loads(value))
-        except (ValueError, TypeError, AttributeError, LookupError):
-            self.ended = self.broke_off = True
-            return self._strange(value)
 
-    def _content(self, chunk: Any) -> str:
-        if "error" in chunk:
-            raise ValueError
-        if not chunk["choices"]:  # the chunk with the usage
-            return ""
-        choice = chunk["choices"][0]
-        if choice.get("finish_reason"):
-            self._finish_reason, self.broke_off = str(choice["finish_reason"]), False
-        content = choice["delta"].get("content") or ""
-        if not isinstance(content, str):
-            raise TypeError
-        return content
-
-    def _strange(self, line: bytes) -> str:
-        self.stray += (line + b"\n")[: STRAY_MAX_BYTES - len(self.stray)]
-        self.ended = self.ended or len(self.stray) == STRAY_MAX_BYTES
-        return ""
+DEFAULT_MODELS: Final = ModelTable({"gpt-4": "gpt-4"}, {"dalle": "dall-e-3"})
 
 
 class OpenAI:
     """Asks an OpenAI-compatible server.
 
     Args:
-        base_url: Up to and with the version, e.g. http://127.0.0.1:11434/v1.
-        api_key: Sent as a bearer token; never to an image's host.
-        text_model: What the server calls the model for text.
-        image_model: What it calls the model for images.
-        proxy: http(s):// or socks5(h)://, for the call and the image.
-        timeouts: The phases of each call's deadline.
-        image_max_bytes: A larger image is too_large.
-        image_memory_max_bytes: For all images that are being fetched at once.
-        image_allow_private: Images also from addresses that are not public.
-        tls: A context for a private certificate authority; None for the system's.
+        server: For text, and for images where `image_server` is None.
+        image_server: Where images come from another one.
+        models: What may be asked for.
+        route: How calls go out.
+        limits: What is accepted of images.
     """
+
+    name = NAME
 
     def __init__(
         self,
+        server: Server,
         *,
-        base_url: str,
-        api_key: str | None = None,
-        text_model: str = "gpt-4",
-        image_model: str = "dall-e-3",
-        proxy: str | None = None,
-        timeouts: Timeouts | None = None,
-        image_max_bytes: int = IMAGE_MAX_BYTES,
-        image_memory_max_bytes: int = IMAGE_MEMORY_MAX_BYTES,
-        image_allow_private: bool = False,
-        tls: ssl.SSLContext | None = None,
+        image_server: Server | None = None,
+        models: ModelTable = DEFAULT_MODELS,
+        route: Route | None = None,
+        limits: ImageLimits | None = None,
     ) -> None:
         self.circuit = Circuit()
-        self._base_url = base_url.rstrip("/")
-        self._text_model = text_model
-        self._image_model = image_model
-        self._upstream = Upstream(proxy=proxy, timeouts=timeouts, tls=tls)
-        self._images = Images(
-            self._upstream,
-            origin=self._base_url,
-            user_agent=USER_AGENT,
-            max_bytes=image_max_bytes,
-            memory_max_bytes=image_memory_max_bytes,
-            allow_private=image_allow_private,
-        )
-        self._headers = {"Content-Type": "application/json", "User-Agent": USER_AGENT}
-        if api_key:
-            self._headers["Authorization"] = f"Bearer {api_key}"
+        self._server = server
+        self._image_server = image_server or server
+        self._models = models
+        self._route = route or Route()
+        self._upstream = Upstream(self._route)
+        home = Home(self._image_server.base_url, USER_AGENT, self._image_server.credentials)
+        self._images = Images(self._upstream, home, limits)
+        self._dialects = Dialects()
 
     @property
     def working(self) -> bool:
         """False while the circuit is open."""
         return self.circuit.working
 
-    async def text(self, question: Question) -> AsyncGenerator[str | Finish, None]:
+    @property
+    def offers(self) -> Offers:
+        """The models of the tables; the server says itself which options it honours for each."""
+        return {
+            "text": dict.fromkeys(self._models.text, (TEXT_OPTIONS,)),
+            "image": dict.fromkeys(self._models.image, (IMAGE_OPTIONS,)),
+        }
+
+    async def text(self, question: Question) -> AsyncGenerator[str | Reasoning | Finish, None]:
         """Yield text as it arrives, all that one read of the socket completes at once, and one Finish at the end."""
-        messages = [{"role": message.role, "content": message.content} for message in question.messages]
-        asked = {"model": self._text_model, "messages": messages, "stream": True}
-        with await self._send("/chat/completions", asked, question.proxy) as answer:
-            async with aclosing(deltas(answer, OpenAIDecoder())) as items:
+        model = _called(self._models.text, question.model)
+        names = SettingNames(self._server.url_setting, self._server.key_setting, "OPENAI_TEXT_MODELS")
+        who = Answering(NAME, model, names, reasoning="reasoning" in question.options)
+        with await self._complete(chat(question, model), question.proxy, names) as answer:
+            async with aclosing(deltas(answer, OpenAIDecoder(), who)) as items:
                 async for item in items:
                     yield item
 
-    async def image(self, question: Question) -> Picture:
-        """Make one image of the last message."""
-        asked = {"model": self._image_model, "prompt": question.messages[-1].content, "n": 1}
-        async with self._images.room():
-            with await self._send("/images/generations", asked, question.proxy) as answer:
-                return await self._images.from_answer(answer, question.proxy)
+    async def images(self, question: Question) -> AsyncGenerator[Picture | Finish, None]:
+        """Yield each image of the last message as soon as it is there, and one Finish at the end."""
+        model = _called(self._models.image, question.model)
+        names = SettingNames(self._image_server.url_setting, self._image_server.key_setting, "OPENAI_IMAGE_MODELS")
+        asked, seconds = picture(question, model), image_seconds(self._route.timeouts.image, question)
+        async with self._images.room(asked["n"]):
+            answer = await self._send(self._image_server, "/images/generations", asked, question.proxy, seconds)
+            with answer:
+                pictures = self._images.of_answer(answer, question, Answering(NAME, model, names))
+                async with aclosing(pictures) as items:
+                    async for item in items:
+                        yield item
 
     async def close(self) -> None:
         """Close all connections."""
         await self._upstream.close()
 
-    async def _send(self, path: str, asked: dict[str, Any], proxy: str | None) -> Answer:
+    async def _complete(self, asked: dict[str, Any], proxy: str | None, names: SettingNames) -> HttpAnswer:
+        """Ask for a text; again where the server refuses a field that it can be asked without."""
+        while True:
+            body = self._dialects.translated(asked)
+            answer = await self._send(self._server, "/chat/completions", body, proxy)
+            if answer.ok:
+                return answer
+            with answer:
+                refusal = await refused(answer)
+            if answer.status not in (400, 422) or not self._dialects.learns(body, refusal.message):
+                raise refusal.error(names)
+
+    async def _send(
+        self, server: Server, path: str, asked: dict[str, Any], proxy: str | None, first_byte: float | None = None
+    ) -> HttpAnswer:
         try:
             body = orjson.dumps(asked)
         except TypeError:
             raise InvalidRequest("the messages must be valid Unicode: there is half a surrogate pair") from None
-        return await self._upstream.call("POST", self._base_url + path, headers=self._headers, body=body, proxy=proxy)
+        headers = {"Content-Type": "application/json", "User-Agent": USER_AGENT} | server.credentials
+        url = as_url(server.at(path))
+        return await self._upstream.follow(Request("POST", url, headers, body, proxy, first_byte=first_byte))
+
+
+def _called(models: Mapping[str, str], asked: str | None) -> str:
+    """Return what the server calls a model."""
+    name = next(iter(models), "") if asked is None else asked
+    if name not in models:
+        raise ModelNotFound(f"there is no model of that name; the models are {', '.join(models) or 'none'}")
+    return models[name]

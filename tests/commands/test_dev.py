@@ -1,0 +1,91 @@
+"""`aichats-worker dev`: what a visitor does after the demo."""
+
+import asyncio
+import re
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+
+from aichats_client import BadResponseError, Client
+from aichats_worker.simulator.answers import words
+from aichats_worker.simulator.server import Simulator
+from tests.commands.test_commands import RUN_TIMEOUT_SECONDS, command, finished, start
+from tests.commands.test_demo import processes_of
+
+
+class Dev:
+    """The process, and what it has printed so far."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.seen = ""
+
+    async def until(self, pattern: str) -> None:
+        """Read until there is something that matches."""
+        assert self.process.stdout is not None
+        async with asyncio.timeout(RUN_TIMEOUT_SECONDS):
+            while not re.search(pattern, self.seen):
+                chunk = await self.process.stdout.read(4096)
+                assert chunk, self.seen
+                self.seen += chunk.decode()
+
+    async def url(self) -> str:
+        await self.until("Ctrl-C ends all")
+        return str(re.findall(r"nats://[0-9.:]+", self.seen)[0])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+async def test_it_stays_up_shows_requests_and_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
+    """1. It starts. 2. A text, a job and an error are asked for. 3. Each is one line. 4. Ctrl-C. 5. Nothing is left."""
+    dev = Dev(await start("dev", cwd=tmp_path, TMPDIR=str(tmp_path), NATS_URL="nats://127.0.0.1:1"))
+    try:
+        async with Client(await dev.url(), tenant="team-a") as ai:
+            assert await ai.ask("[sim: words=2 pause=0]") == "".join(words(2))
+            await dev.until(r" done\n")
+            with pytest.raises(BadResponseError):
+                await ai.ask("[sim: answer=html]")
+            await dev.until(r"bad_response\n")
+            async with asyncio.timeout(RUN_TIMEOUT_SECONDS):
+                await (await ai.submit("text", "[sim: words=1]", id="order-8")).result()
+            await dev.until(r"\njob .* order-8 .*done\n")
+        lines = [line for line in dev.seen.splitlines() if "team-a" in line]
+        assert [line.split()[0] for line in lines] == ["req", "req", "job"]
+        assert processes_of(str(tmp_path)), "the server runs now"
+    finally:
+        dev.process.send_signal(number)
+        ran = await finished(dev.process)
+    assert ran.status == 130
+    assert ran.err == ""
+    assert list(tmp_path.iterdir()) == []
+    assert processes_of(str(tmp_path)) == []
+
+
+async def test_what_it_prints_to_copy_works_and_a_port_that_is_taken_is_passed_over(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        dev = Dev(await start("dev", cwd=tmp_path))
+        try:
+            await dev.url()
+            copied = [line.strip() for line in dev.seen.splitlines() if line.startswith("  aichats-worker ")]
+            asked = copied[0].replace("'Say hi'", "[sim:words=1]").split()[1:]
+            assert (await command(*asked)).out == b"Hello\n"
+            page = re.findall(r"curl (\S+)/readyz", dev.seen)[0]
+            assert page.startswith("http://127.0.0.1:")
+        finally:
+            dev.process.send_signal(signal.SIGINT)
+            await finished(dev.process)
+
+
+async def test_a_real_server_can_be_asked_through_it(tmp_path: Path, simulator: Simulator) -> None:
+    base_url = f"{simulator.url}/v1"
+    dev = Dev(await start("dev", "--provider", "openai", "--base-url", base_url, cwd=tmp_path, OPENAI_API_KEY="k3y"))
+    try:
+        async with Client(await dev.url()) as ai:
+            assert await ai.ask("[sim: words=1]") == "Hello"
+        assert base_url in dev.seen
+        assert simulator.requests[0].headers["authorization"] == "Bearer k3y"
+    finally:
+        dev.process.send_signal(signal.SIGINT)
+        await finished(dev.process)

@@ -1,0 +1,141 @@
+"""`aichats-worker dev`: a broker, a provider and a worker on this machine that stay up, to try things on."""
+
+import asyncio
+import socket
+from collections.abc import Mapping, MutableMapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final, Literal
+
+import structlog
+from rich.console import Console
+from rich.text import Text
+
+from aichats_worker.app import App
+from aichats_worker.commands.manners import Refused
+from aichats_worker.settings import Settings, load_settings, settings_without_environment
+from aichats_worker.simulator.broker import embedded_nats_server
+from aichats_worker.simulator.server import start_simulator
+
+Source = Literal["simulator", "aichats", "openai"]
+
+NATS_PORT: Final = 4222
+HTTP_PORT: Final = 8080
+PORTS_TRIED: Final = 100
+WELL: Final = ("done", "handed_over", "gone", "cancelled")
+
+
+@dataclass(frozen=True, slots=True)
+class Playground:
+    """What runs.
+
+    Attributes:
+        provider: Who answers: the simulator, ai-chats.org itself, or an OpenAI-compatible server.
+        base_url: Of that server; None for what OPENAI_BASE_URL says.
+    """
+
+    provider: Source = "simulator"
+    base_url: str | None = None
+
+    async def run(self, console: Console) -> None:
+        """Run all of it until this is cancelled; nothing is left behind.
+
+        Raises:
+            aichats_worker.simulator.broker.NoServer: There is no nats-server.
+            SettingsError: The environment is wrong.
+        """
+        async with AsyncExitStack() as stack:
+            directory = Path(stack.enter_context(TemporaryDirectory(prefix="aichats-dev-")))
+            url = await stack.enter_async_context(embedded_nats_server(directory, port=free_port(NATS_PORT)))
+            simulator = await stack.enter_async_context(await start_simulator())
+            settings = self._settings(url, simulator.url, free_port(HTTP_PORT))
+            structlog.configure(processors=[_Shown(console)])
+            app = App(settings)
+            stack.push_async_callback(app.drain)
+            await app.start()
+            console.print(_welcome(settings, self._described(settings)), markup=False, soft_wrap=True)
+            await asyncio.Event().wait()
+
+    def _settings(self, url: str, simulator_url: str, http_port: int) -> Settings:
+        here: dict[str, Any] = {
+            "nats_url": url,
+            "worker_http_host": "127.0.0.1",
+            "worker_http_port": http_port,
+            "worker_drain_timeout_seconds": 2,
+        }
+        if self.provider == "simulator":
+            return settings_without_environment(aichats_url=simulator_url, **here)
+        # Keys, models and proxies are the environment's; the broker is ours, and who we are there as well.
+        names = ("creds", "nkey", "user", "password", "token", "ca", "cert", "key")
+        here |= {f"nats_{name}": None for name in names} | {"worker_providers": self.provider}
+        return load_settings(**here | ({"openai_base_url": self.base_url} if self.base_url else {}))
+
+    def _described(self, settings: Settings) -> str:
+        return {
+            "simulator": f"{settings.aichats_url}  (a local simulator, not ai-chats.org)",
+            "aichats": settings.aichats_url,
+            "openai": settings.openai_base_url,
+        }[self.provider]
+
+
+def free_port(first: int) -> int:
+    """Return the first port from `first` on that nobody listens on here.
+
+    Raises:
+        Refused: There is none within PORTS_TRIED.
+    """
+    for port in range(first, first + PORTS_TRIED):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise Refused(f"ports {first} to {first + PORTS_TRIED - 1} are all taken")
+
+
+def _welcome(settings: Settings, provider: str) -> str:
+    url, page = settings.nats_url, f"http://127.0.0.1:{settings.worker_http_port}"
+    server = "" if url == "nats://127.0.0.1:4222" else f" -s {url}"
+    return f"""\
+nats-server   {url}  (with JetStream)
+provider      {provider}
+worker        {page}
+
+Try it, in another terminal:
+
+  aichats-worker ask{server} 'Say hi'
+  aichats-worker submit{server} --id order-7 'Say hi' && aichats-worker result{server} order-7
+  nats{server} req ai.v1.req.text.default 'Say hi' --wait-for-empty --raw --reply-timeout=5s
+  python -c "from aichats_client import sync; print(sync.ask('Say hi', servers='{url}'))"
+  curl {page}/readyz {page}/docs/asyncapi.json
+
+Requests as they come (Ctrl-C ends all, and leaves nothing):
+"""
+
+
+class _Shown:
+    """The end of structlog's chain: requests become lines on the console, and so does what is wrong."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def __call__(self, _: Any, level: str, event: MutableMapping[str, Any]) -> Any:
+        if event["event"] == "request ended":
+            self._console.print(_request(event), soft_wrap=True)
+        elif level not in ("info", "debug"):
+            says = " ".join(f"{name}={value}" for name, value in event.items() if name not in ("event", "level"))
+            self._console.print(Text(f"{event['event']} {says}", "yellow"), soft_wrap=True)
+        raise structlog.DropEvent
+
+
+def _request(event: Mapping[str, Any]) -> Text:
+    outcome = event["outcome"]
+    attempt = f" (attempt {event['attempt']})" if event["attempt"] > 1 else ""
+    line = (
+        f"{event['mode']:<4} {event['kind']:<6} {event['tenant'] or '-':<12} {event['id']:<33} "
+        f"{event['seconds']:8.2f} s  {outcome}{attempt}"
+    )
+    return Text(line, "" if outcome in WELL else "red")

@@ -1,0 +1,147 @@
+"""The command line of whoever asks: ask, image, chat, cancel."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from aichats_worker.commands.manners import (
+    AsJson,
+    Context,
+    Prompt,
+    RequestId,
+    Server,
+    Tenant,
+    Timeout,
+    ending,
+    fail,
+    finish,
+    prompt_of,
+    settings_of,
+)
+
+app = typer.Typer()
+
+Model = Annotated[str | None, typer.Option(metavar="NAME", help="One of those that `aichats-worker top` lists.")]
+System = Annotated[str | None, typer.Option(metavar="TEXT", help="What the model is told before.")]
+Temperature = Annotated[float | None, typer.Option(min=0, max=2, help="From dull to wild.")]
+TopP = Annotated[float | None, typer.Option(min=0, max=1, help="How much of what is likely.")]
+MaxTokens = Annotated[int | None, typer.Option(min=1, help="The answer's greatest length.")]
+Stop = Annotated[list[str] | None, typer.Option(metavar="TEXT", help="Ends the answer; up to 4.")]
+Seed = Annotated[int | None, typer.Option(help="The same one, the same answer, if all is well.")]
+JsonObject = Annotated[bool, typer.Option("--json-object", help="The answer is to be a JSON object.")]
+Reasoning = Annotated[bool, typer.Option("--reasoning", help="The model's reasoning too, on standard error.")]
+Out = Annotated[Path | None, typer.Option("--output", "-o", help="The file; - for standard output.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace a file that is there.")]
+Count = Annotated[int | None, typer.Option("--n", min=1, max=4, help="How many.")]
+Size = Annotated[str | None, typer.Option(metavar="WxH", help="Such as 1024x1024.")]
+Quality = Annotated[str | None, typer.Option(metavar="WORD", help="Such as hd.")]
+
+
+@app.command()
+def ask(
+    prompt: Prompt = None,
+    *,
+    model: Model = None,
+    system: System = None,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    max_tokens: MaxTokens = None,
+    stop: Stop = None,
+    seed: Seed = None,
+    json_object: JsonObject = False,
+    reasoning: Reasoning = False,
+    timeout: Timeout = None,
+    tenant: Tenant = "default",
+    server: Server = None,
+    context: Context = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask for a text, and print it as it comes.
+
+    Example: git diff | aichats-worker ask --system 'Write a commit message.'
+    """
+    from aichats_worker.commands.asking import Asker
+
+    if stop and len(stop) > 4:
+        fail("--stop may be given 4 times", 2)
+    text = prompt_of(prompt)
+    messages = [{"role": "system", "content": system}, {"role": "user", "content": text}] if system else None
+    options = {
+        "messages": messages, "model": model, "temperature": temperature, "top_p": top_p, "max_tokens": max_tokens,
+        "stop": stop or None, "seed": seed, "json": json_object or None,
+        "reasoning": reasoning or None, "timeout": timeout,
+    }  # fmt: skip
+    finish(Asker(settings_of(server, context), tenant, as_json).ask(None if messages else text, options))
+
+
+@app.command()
+def image(
+    prompt: Prompt = None,
+    *,
+    output: Out = None,
+    force: Force = False,
+    n: Count = None,
+    size: Size = None,
+    quality: Quality = None,
+    model: Model = None,
+    timeout: Timeout = None,
+    tenant: Tenant = "default",
+    server: Server = None,
+    context: Context = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask for images, save them, and print where they are.
+
+    Example: aichats-worker image 'a cat' -o cat
+    """
+    from aichats_worker.commands.asking import Asker
+    from aichats_worker.commands.output import Output
+
+    options = {"n": n, "size": size, "quality": quality, "model": model, "timeout": timeout}
+    asker = Asker(settings_of(server, context), tenant, as_json)
+    given = {name: value for name, value in options.items() if value is not None}
+    with ending():
+        Output(output, force).check(n or 1)
+    finish(asker.image(prompt_of(prompt), Output(output, force), given))
+
+
+@app.command()
+def chat(
+    *,
+    history: Annotated[Path | None, typer.Option(help="Go on with what is in this file, and add to it.")] = None,
+    model: Model = None,
+    system: System = None,
+    temperature: Temperature = None,
+    timeout: Timeout = None,
+    tenant: Tenant = "default",
+    server: Server = None,
+    context: Context = None,
+) -> None:
+    """Have a conversation. Ctrl-C stops an answer, Ctrl-D ends it all.
+
+    Example: aichats-worker chat --history trip.jsonl
+    """
+    from aichats_worker.commands.asking import Asker
+    from aichats_worker.commands.chat import Chat, History
+
+    with ending():
+        chat = Chat(
+            Asker(settings_of(server, context), tenant),
+            History.read(history, system),
+            {"model": model, "temperature": temperature, "timeout": timeout},
+        )
+        chat.run()
+
+
+@app.command()
+def cancel(request_id: RequestId, tenant: Tenant = "default", server: Server = None, context: Context = None) -> None:
+    """Stop a request or a job, running or queued.
+
+    Example: aichats-worker cancel order-7
+    """
+    from aichats_worker.commands.asking import Asker
+
+    if not finish(Asker(settings_of(server, context), tenant).cancel(request_id)):
+        fail(f"nobody runs or holds {request_id}, or it has ended")
+    typer.echo("cancelled")

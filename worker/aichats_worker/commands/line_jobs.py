@@ -1,0 +1,166 @@
+"""The command line of a queue: submit, result, resume, jobs."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from aichats_worker.commands.line_asking import Force, MaxTokens, Model, Out, Size, System, Temperature
+from aichats_worker.commands.manners import (
+    STATUS_ERROR,
+    STATUS_USAGE,
+    AsJson,
+    Context,
+    Prompt,
+    RequestId,
+    Server,
+    Tenant,
+    Timeout,
+    ending,
+    fail,
+    finish,
+    prompt_of,
+    settings_of,
+    token,
+)
+
+app = typer.Typer()
+
+
+@app.command()
+def submit(
+    prompt: Prompt = None,
+    *,
+    kind: Annotated[Literal["text", "image"], typer.Option(help="What is wanted.")] = "text",
+    id: Annotated[  # noqa: A002 - the contract's own word
+        str | None, typer.Option(parser=token, metavar="ID", help="The job's name; one is made without it.")
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", "-f", help="Many: a JSON object a line, with kind, id and a request.")
+    ] = None,
+    model: Model = None,
+    system: System = None,
+    temperature: Temperature = None,
+    max_tokens: MaxTokens = None,
+    size: Size = None,
+    timeout: Timeout = None,
+    tenant: Tenant = "default",
+    server: Server = None,
+    context: Context = None,
+) -> None:
+    """Submit a job, or a file of them, and print the ids: what is printed is stored.
+
+    Example: aichats-worker submit --id order-7 'Say hi'; aichats-worker result order-7
+    """
+    from aichats_worker.commands.asking import Asker
+    from aichats_worker.commands.orders import Order, orders_in, submit_all
+
+    if file is not None:
+        if prompt is not None or id is not None:
+            fail("give a prompt or a file, not both", STATUS_USAGE)
+        with ending():
+            orders = orders_in(file)
+    else:
+        text = prompt_of(prompt)
+        options: dict[str, Any] = {
+            "model": model, "temperature": temperature, "max_tokens": max_tokens, "size": size, "timeout": timeout
+        }  # fmt: skip
+        question: dict[str, Any] = {"prompt": text}
+        if system:
+            question = {"messages": [{"role": "system", "content": system}, {"role": "user", "content": text}]}
+        with ending():
+            orders = [Order.read({"kind": kind, "id": id} | question | options)]
+    failed = finish(submit_all(Asker(settings_of(server, context), tenant), orders))
+    if failed:
+        fail(f"{failed} of {len(orders)} jobs were not taken", STATUS_ERROR)
+
+
+@app.command()
+def result(
+    job_id: RequestId,
+    *,
+    output: Out = None,
+    force: Force = False,
+    tenant: Tenant = "default",
+    server: Server = None,
+    context: Context = None,
+    as_json: AsJson = False,
+) -> None:
+    """Wait for a job's end, and print its text or save its images.
+
+    Example: aichats-worker result order-7
+    """
+    from aichats_worker.commands.asking import Asker
+    from aichats_worker.commands.output import Output
+
+    finish(Asker(settings_of(server, context), tenant, as_json).result(job_id, Output(output, force)))
+
+
+@app.command()
+def resume(
+    job_id: RequestId,
+    *,
+    after: Annotated[
+        str | None, typer.Option(metavar="ATTEMPT,SEQ", help="Only what came later: 1,41.", show_default=False)
+    ] = None,
+    output: Out = None,
+    force: Force = False,
+    tenant: Tenant = "default",
+    server: Server = None,
+    context: Context = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print a job's text from its beginning, and go on live; its images are saved at the end.
+
+    Example: aichats-worker resume order-7 --json
+    """
+    from aichats_worker.commands.asking import Asker
+    from aichats_worker.commands.output import Output
+
+    asker = Asker(settings_of(server, context), tenant, as_json)
+    finish(asker.resume(job_id, _point(after), Output(output, force)))
+
+
+def _point(after: str | None) -> tuple[int, int] | None:
+    if after is None:
+        return None
+    try:
+        attempt, seq = (int(number) for number in after.split(","))
+    except ValueError:
+        fail("--after takes ATTEMPT,SEQ, for example 1,41", STATUS_USAGE)
+    return attempt, seq
+
+
+@app.command()
+def jobs(
+    *,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many are listed, oldest first.")] = 50,
+    server: Server = None,
+    context: Context = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show which jobs wait, which run, and which were tried before. For operators: it reads the streams.
+
+    Example: aichats-worker jobs --json | head
+    """
+    from aichats_worker.commands.waiting import show_jobs
+
+    finish(show_jobs(settings_of(server, context), limit, as_json=as_json))
+
+
+@app.command()
+def top(
+    *,
+    once: Annotated[bool, typer.Option("--once", help="Show it once, and end.")] = False,
+    every: Annotated[float, typer.Option(min=0.2, max=60, metavar="SECONDS", help="How often it looks.")] = 2,
+    server: Server = None,
+    context: Context = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the workers, what they do, and what waits, until Ctrl-C.
+
+    Example: aichats-worker top --once --json
+    """
+    from aichats_worker.commands.top import top
+
+    finish(top(settings_of(server, context), every, once=once, as_json=as_json))

@@ -1,0 +1,110 @@
+"""An HTTP answer: its status, its headers, and its body as it arrives."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Final, Self
+
+import aiohttp
+
+from aichats_worker.errors import DeadlineExceeded
+from aichats_worker.provider.http.failures import UPSTREAM_ERRORS, as_worker_error
+
+SETTLE_SECONDS: Final = 0.1
+
+
+class HttpAnswer:
+    """An HTTP answer, its first bytes at hand. Whoever holds it closes it.
+
+    Args:
+        response: What the library has.
+        first: The first bytes of its body; None where there are none to be had, and the status has to say it all.
+        stall: How long a read may take, in seconds.
+        on_close: Called once, when the answer is closed.
+
+    Attributes:
+        status: The HTTP status.
+        headers: By name; their case does not matter.
+    """
+
+    def __init__(
+        self, response: aiohttp.ClientResponse, first: bytes | None, stall: float, on_close: Callable[[], object]
+    ) -> None:
+        self.status = response.status
+        self.headers: Mapping[str, str] = response.headers
+        self._response = response
+        self._first = first or None
+        self._over = not first
+        self._stall = stall
+        self._stalled = False
+        self._waiting_since: float | None = None
+        self._watch: asyncio.TimerHandle | None = None
+        self._on_close: Callable[[], object] | None = on_close
+
+    @property
+    def ok(self) -> bool:
+        """Whether it is an answer and no refusal: any 2xx."""
+        return 200 <= self.status < 300
+
+    async def read(self) -> bytes:
+        """Return what has arrived, waiting for something; empty at the end that HTTP marks.
+
+        Raises:
+            WorkerError: The body was cut, or nothing came for the stall timeout.
+        """
+        if self._first is not None:
+            data, self._first = self._first, None
+            return data
+        if self._over:
+            return b""
+        loop = asyncio.get_running_loop()
+        self._waiting_since = loop.time()
+        if self._watch is None:
+            self._watch = loop.call_later(self._stall, self._look)
+        try:
+            return await self._response.content.readany()
+        except UPSTREAM_ERRORS as error:
+            if self._stalled:
+                raise DeadlineExceeded("stall", self._stall) from None
+            raise as_worker_error(error) from None
+        finally:
+            self._waiting_since = None
+
+    def _look(self) -> None:
+        """End a read that waits for too long. One timer for all: one for each read is a tenth of a delta's time."""
+        loop = asyncio.get_running_loop()
+        due = self._stall + (loop.time() if self._waiting_since is None else self._waiting_since)
+        if due > loop.time():
+            self._watch = loop.call_at(due, self._look)
+        else:
+            self._stalled = True
+            self._response.content.set_exception(TimeoutError())
+
+    async def head(self, max_bytes: int) -> bytes:
+        """Return the body, or its beginning where it is longer than `max_bytes`. One byte more says that it is."""
+        body = bytearray()
+        while len(body) <= max_bytes and (data := await self.read()):
+            body += data
+        return bytes(memoryview(body)[: max_bytes + 1])
+
+    async def settle(self) -> None:
+        """Wait a moment for the end that HTTP marks, so that the connection can be used again."""
+        with suppress(*UPSTREAM_ERRORS):
+            async with asyncio.timeout(SETTLE_SECONDS):
+                while await self._response.content.readany():
+                    pass
+
+    def close(self) -> None:
+        """Give the connection back where the body was read to its end; else close it at once."""
+        if self._watch is not None:
+            self._watch.cancel()
+        self._response.close()
+        if self._on_close is not None:
+            on_close, self._on_close = self._on_close, None
+            on_close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,119 @@
+"""The sessions that calls go out through: made when first needed, kept, and bounded."""
+
+import ssl
+from collections import OrderedDict
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from aichats_worker.provider.http.addresses import guarded_socket
+from aichats_worker.provider.http.socks import SocksConnector
+
+SESSIONS_MAX: Final = 32
+# aiohttp's own 8 KiB are less than what a Content-Security-Policy or a few cookies need.
+HEADER_MAX_BYTES: Final = 64 * 1024
+_NO_TIMEOUT: Final = aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None)
+
+
+class Line:
+    """One session, and how many calls are on it."""
+
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        self.session = session
+        self.calls = 0
+
+    def hang_up(self) -> None:
+        """Take note that a call has ended."""
+        self.calls -= 1
+
+
+class Sessions:
+    """One session for direct calls and HTTP proxies, one for each SOCKS proxy, and their guarded twins.
+
+    Args:
+        tls: A context for a private certificate authority; None for the system's.
+        connect_seconds: For SOCKS proxies, which have a timeout of their own.
+    """
+
+    def __init__(self, tls: ssl.SSLContext | None, connect_seconds: float) -> None:
+        self._tls = tls
+        self._connect_seconds = connect_seconds
+        self._lines: OrderedDict[tuple[str | None, bool], Line] = OrderedDict()
+        self._retired: list[Line] = []
+
+    async def line(self, proxy: str | None, *, guarded: bool) -> Line:
+        """Return the line for calls through `proxy`, guarded or not."""
+        socks = proxy if is_socks(proxy) else None
+        # Through an HTTP proxy the only address that we connect to is the proxy's, which the operator chose.
+        key = (socks, guarded and proxy == socks)
+        if key not in self._lines:
+            await self._forget_idle()
+            # Another call may have made it during that wait.
+            if key not in self._lines:
+                self._lines[key] = Line(self._open(socks, guarded=key[1]))
+        self._lines.move_to_end(key)
+        return self._lines[key]
+
+    def retire(self, line: Line) -> None:
+        """Put no new call on this line: its idle connections are dead. Its running calls end in peace."""
+        for key, one in list(self._lines.items()):
+            if one is line:
+                del self._lines[key]
+                self._retired.append(line)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        while self._lines or self._retired:
+            line = self._lines.popitem()[1] if self._lines else self._retired.pop()
+            await line.session.close()
+
+    def _open(self, socks: str | None, *, guarded: bool) -> aiohttp.ClientSession:
+        tls = self._tls or True
+        connector = (
+            SocksConnector(socks, guarded=guarded, ssl=tls, timeout=self._connect_seconds)
+            if socks is not None
+            # limit=0: the worker's slots bound the calls; aiohttp would queue silently.
+            else aiohttp.TCPConnector(limit=0, ssl=tls, socket_factory=guarded_socket if guarded else None)
+        )
+        return aiohttp.ClientSession(
+            connector=connector,
+            timeout=_NO_TIMEOUT,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trace_configs=[_tracing()],
+            headers={"Accept-Encoding": "identity"},
+            max_line_size=HEADER_MAX_BYTES,
+            max_field_size=HEADER_MAX_BYTES,
+        )
+
+    async def _forget_idle(self) -> None:
+        """Keep the sessions of requests' own proxies bounded; one that is in use stays."""
+        idle = [key for key, line in self._lines.items() if not line.calls]
+        # All are taken out before the first wait: another call may forget the same ones meanwhile, or begin on one.
+        forgotten = [self._lines.pop(key) for key in idle[: max(0, len(self._lines) - SESSIONS_MAX + 1)]]
+        forgotten += [line for line in self._retired if not line.calls]
+        self._retired = [line for line in self._retired if line.calls]
+        for line in forgotten:
+            await line.session.close()
+
+
+def is_socks(proxy: str | None) -> bool:
+    """Say whether this is a SOCKS proxy's URL."""
+    return proxy is not None and urlsplit(proxy).scheme in ("socks5", "socks5h")
+
+
+def _tracing() -> aiohttp.TraceConfig:
+    """Tell each call's clock when its headers are out, and whether its connection had been used before."""
+    tracing = aiohttp.TraceConfig()
+    tracing.on_request_headers_sent.append(_telling(lambda clock: clock.headers_sent()))
+    tracing.on_connection_reuseconn.append(_telling(lambda clock: clock.connection_reused()))
+    return tracing
+
+
+def _telling(tell: Callable[[Any], object]) -> Any:
+    async def told(_session: aiohttp.ClientSession, context: SimpleNamespace, _params: object) -> None:
+        tell(context.trace_request_ctx)
+
+    return told

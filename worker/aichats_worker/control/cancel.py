@@ -233,8 +233,11 @@ class Cancels:
 
 def _left(ending: asyncio.Task[None]) -> None:
     """Take note of a removal that this worker's end has broken off: the end is stored, and the next worker goes on."""
-    if not ending.cancelled() and isinstance(ending.exception(), JobLost):
+    error = None if ending.cancelled() else ending.exception()
+    if isinstance(error, JobLost):
         log.info("a cancelled job is left in the queue for others to remove")
+    elif error is not None:
+        log.error("defect", exc_info=error)
 
 
 async def _respond(message: Msg, answer: bytes) -> None:

@@ -14,6 +14,7 @@ class Link:
         flowing: Cleared, nothing is forwarded any more, either way, and no connection is closed: a partition.
         up: Cleared, the same for what the worker says alone; it still hears the broker.
         down: Cleared, the same for what the broker says.
+        delay_seconds: How long each piece is on its way, either way: another continent.
         bytes_per_second: How fast the worker's bytes are forwarded, over all connections; None for at once.
     """
 
@@ -25,6 +26,7 @@ class Link:
         self.down = asyncio.Event()
         self.down.set()
         self.bytes_per_second: float | None = None
+        self.delay_seconds = 0.0
         self.url = ""
         self._port = port
         self._writers: list[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = []
@@ -61,6 +63,8 @@ class Link:
         while data := await reader.read(CHUNK_BYTES):
             await self.flowing.wait()
             await way.wait()
+            if self.delay_seconds:
+                await asyncio.sleep(self.delay_seconds)
             if way is self.up and self.bytes_per_second:
                 await asyncio.sleep(len(data) / self.bytes_per_second)
             writer.write(data)

@@ -95,6 +95,10 @@ class NatsServer:
         assert self.process is not None
         self.process.send_signal(number)
 
+    def configure(self, config: str) -> None:
+        """Write another configuration: for the next start, or for a reload (SIGHUP)."""
+        self._config.write_text(config)
+
     def kill(self) -> None:
         self.send(signal.SIGKILL)
         self.wait()

@@ -10,7 +10,7 @@ import yaml
 from nats.aio.client import Client
 
 from aichats_worker.app import App
-from tests.conftest import StartWorker
+from tests.conftest import SpawnWorker, StartWorker
 from tests.processes import free_port
 from tests.requester import ask
 
@@ -45,13 +45,8 @@ async def test_a_worker_that_serves_is_live_and_ready(worker: App, site: Site) -
     assert (await site.get("/livez"))[0] == 200
     status, _, body = await site.get("/readyz")
     assert status == 200
-    assert json.loads(body) == {
-        "ready": True,
-        "nats_connected": True,
-        "subscribed": True,
-        "draining": False,
-        "provider_working": True,
-    }
+    assert set(json.loads(body)["checks"].values()) == {"ok"}
+    assert json.loads(body)["ready"] is True
 
 
 async def test_metrics_hold_faststreams_counters_and_our_own_without_any_tenant(
@@ -108,6 +103,42 @@ async def test_an_unknown_path_is_not_found(worker: App, site: Site) -> None:
     assert (await site.get("/nothing"))[0] == 404
 
 
-async def test_a_port_that_is_taken_ends_the_start(worker: App, site: Site, start_worker: StartWorker) -> None:
-    with pytest.raises(OSError, match=r"in use"):
-        await start_worker(worker_http_host="127.0.0.1", worker_http_port=site.port)
+async def test_a_port_that_is_taken_ends_the_start_with_a_sentence_and_status_2(
+    worker: App, site: Site, spawn_worker: SpawnWorker
+) -> None:
+    second = await spawn_worker(ready=False, WORKER_HTTP_PORT=str(site.port))
+    assert await second.wait() == 2
+    (line,) = (line for line in second.log.splitlines() if not line.startswith("{"))
+    assert line == f"WORKER_HTTP_PORT {site.port} on 127.0.0.1: address already in use; another worker may have it"
+
+
+@pytest.mark.parametrize("host", ["::", "0.0.0.0", "::1"])  # noqa: S104
+async def test_probes_answer_on_the_families_that_the_host_names(
+    start_worker: StartWorker, site: Site, host: str
+) -> None:
+    await start_worker(worker_http_host=host, worker_http_port=site.port)
+    answers: dict[str, bool] = {}
+    for address in ("127.0.0.1", "::1"):
+        try:
+            _, writer = await asyncio.open_connection(address, site.port)
+        except OSError:
+            answers[address] = False
+        else:
+            answers[address] = True
+            writer.close()
+            await writer.wait_closed()
+    assert answers == {"127.0.0.1": host != "::1", "::1": host != "0.0.0.0"}  # noqa: S104
+
+
+async def test_no_probe_answers_500_while_the_worker_closes(worker: App, site: Site) -> None:
+    await worker._disconnect()
+    assert (await site.get("/readyz"))[0] == 503
+    assert (await site.get("/livez"))[0] in (200, 503)
+    assert (await site.get("/metrics"))[0] == 200
+
+
+async def test_each_check_is_a_metric(worker: App) -> None:
+    value = worker.telemetry.registry.get_sample_value
+    assert value("aichats_check", {"check": "broker"}) == 1
+    worker.connection.refused["ai.v1.req.text.*"] = "refused"
+    assert value("aichats_check", {"check": "subscriptions"}) == 0

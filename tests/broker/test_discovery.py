@@ -27,9 +27,12 @@ async def test_info_announces_concrete_subjects_and_the_protocol(nc: Client, wor
     assert info["version"] == __version__
     assert info["metadata"] == {
         "protocol": "ai.v1",
+        "revision": "2",
         "keepalive_ms": "800",
         "max_payload": str(nc.max_payload),
         "prefix": "ai.v1",
+        "models_text": "gpt-4",
+        "models_image": "dalle",
         "provider_working": "true",
     }
     endpoints = info["endpoints"]
@@ -47,6 +50,10 @@ async def test_an_open_circuit_is_seen_in_info_and_metrics(nc: Client, worker: A
     (error,) = await ask(nc, "ai.v1.ask.text.default", b"[sim: answer=challenge]")
     assert error.data.code == "challenge"
     assert value("aichats_provider_working") == 0
+    assert value("aichats_check", {"check": "provider"}) == 0
+    ready, body = worker.health.ready()
+    assert ready, "its own requests alone suffer, and only for a while"
+    assert body["checks"]["provider"] == "not asked for a while, since it fails: aichats text"
     metadata = (await request(nc, "$SRV.INFO.ai-worker"))["metadata"]
     assert isinstance(metadata, dict)
     assert metadata["provider_working"] == "false"

@@ -17,9 +17,8 @@ from aichats_worker.simulator.server import Simulator
 from tests.conftest import SpawnWorker, StartWorker
 from tests.direct.test_corridor import outcomes, until
 from tests.link import Link, linked
-from tests.processes import NatsServer, cpu_seconds, resident_bytes
+from tests.processes import NatsServer, resident_bytes
 from tests.requester import Exchange, ask, text_of
-from tests.test_shutdown import until_status
 
 REQ = "ai.v1.req.text.default"
 ASK = "ai.v1.ask.text.default"
@@ -70,10 +69,10 @@ async def test_a_request_ends_in_time_under_a_frozen_broker_that_is_then_left_an
     await until(lambda: outcomes(app) == {"deadline_exceeded": 1.0})
     await until(lambda: simulator.closed_early == 1)
     await until(lambda: not app.broker.connection.is_connected)
-    assert not app._ready()[0]
-    assert app._live()[0], "waiting mends it, a restart does not"
+    assert not app.health.ready()[0]
+    assert app.health.live()[0], "waiting mends it, a restart does not"
     server.send(signal.SIGCONT)
-    await until(lambda: app._ready()[0], seconds=20)
+    await until(lambda: app.health.ready()[0], seconds=20)
     assert (await ask(own, REQ, b"[sim: words=1]"))[-1].type == "done"
 
 
@@ -176,23 +175,3 @@ async def test_a_cancel_gets_through_where_publishing_is_held_up(
     await until(lambda: simulator.closed_early == 1)
     link.flowing.set()
     assert (await exchange.all())[-1].data.code == "cancelled"
-
-
-async def test_a_connection_closed_for_good_fails_liveness_and_says_why_and_the_worker_neither_spins_nor_hangs(
-    link: Link, own: Client, spawn_worker: SpawnWorker
-) -> None:
-    worker = await spawn_worker(NATS_URL=link.url, WORKER_DRAIN_TIMEOUT_SECONDS="1")
-    assert worker.process is not None
-    await until_status(worker, "/readyz", 200)
-    link.inject(b"-ERR 'User Authentication Revoked'\r\n")  # any error but a permission's closes nats-py for good
-    await until_status(worker, "/livez", 503)
-    assert await worker.status("/readyz") == 503
-    await until(lambda: "closed for good" in worker.log)
-    (line,) = (line for line in worker.log.splitlines() if "closed for good" in line)
-    assert "user authentication revoked" in line
-    busy, began = cpu_seconds(worker.process.pid), time.monotonic()
-    await asyncio.sleep(1.5)
-    share = (cpu_seconds(worker.process.pid) - busy) / (time.monotonic() - began)
-    assert share < 0.7, f"it spins: {share:.0%} of a processor"
-    worker.send(signal.SIGTERM)
-    assert await worker.wait() == 0

@@ -28,11 +28,11 @@ def watch(made: Provisioner, *, mend: bool, connected: Callable[[], bool] = lamb
 async def watching(bus: Bus) -> AsyncIterator[StreamsWatch]:
     """One that mends, at work."""
     running = watch(provisioner(bus), mend=True)
-    running.start()
+    running_task = asyncio.create_task(running.run())
     async with asyncio.timeout(WAIT_SECONDS):
         await running.until_well()
     yield running
-    await running.stop()
+    running_task.cancel()
 
 
 async def there(bus: Bus, name: str) -> None:
@@ -92,7 +92,7 @@ async def test_what_an_operator_changes_under_a_running_worker_stays(bus: Bus, w
 
 async def test_without_provisioning_what_is_missing_is_told_and_is_well_again(bus: Bus) -> None:
     running = watch(provisioner(bus), mend=False)
-    running.start()
+    running_task = asyncio.create_task(running.run())
     await problem(running, "AIJOBS/ai-workers-text is missing: `aichats-worker provision` makes it")
     assert len(running.problems()) == 5
     with pytest.raises(NotFoundError):
@@ -103,7 +103,7 @@ async def test_without_provisioning_what_is_missing_is_told_and_is_well_again(bu
     assert running.problems() == []
     await bus.js.delete_consumer("AIJOBS", "ai-workers-image")
     await problem(running, "AIJOBS/ai-workers-image is missing")
-    await running.stop()
+    running_task.cancel()
 
 
 async def test_one_line_in_the_log_tells_of_each_turn(bus: Bus, capsys: pytest.CaptureFixture[str]) -> None:
@@ -145,11 +145,11 @@ async def test_nothing_is_asked_and_nothing_changes_without_a_connection(bus: Bu
         return False
 
     running = watch(provisioner(bus), mend=True, connected=connected)
-    running.start()
+    running_task = asyncio.create_task(running.run())
     async with asyncio.timeout(WAIT_SECONDS):
         while asked < 3:
             await asyncio.sleep(0.02)
-    await running.stop()
+    running_task.cancel()
     assert running.problems() == []
     with pytest.raises(NotFoundError):
         await bus.js.stream_info("AIJOBS")

@@ -18,6 +18,7 @@ class Defective:
     """A provider with a bug: it raises what no provider may raise."""
 
     working = True
+    not_asked: ClassVar[list[str]] = []
     offers: ClassVar[Offers] = {"text": {"gpt-4": (frozenset(),)}, "image": {"dalle": (frozenset(),)}}
 
     async def text(self, question: Question) -> AsyncGenerator[str | Finish, None]:

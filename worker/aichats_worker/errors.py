@@ -11,6 +11,8 @@ Abandoned     nobody is to be answered any more: not an error of the wire
 ├── RequesterGone
 ├── HandedOver
 └── JobLost
+
+SetupError     the operator has to change something: ends the start, or a command
 """
 
 from typing import ClassVar, Literal
@@ -227,3 +229,7 @@ class JobLost(Abandoned):
     """Somebody else has written to the job's record: it is theirs."""
 
     label = "lost"
+
+
+class SetupError(Exception):
+    """What the operator set cannot be used; the message is one sentence that names the setting."""

@@ -22,7 +22,7 @@ ARENAS_MAX: Final = 2  # threads hash images, and each would get a heap of its o
 
 
 async def serve(settings: Settings) -> int:
-    """Run a worker until SIGTERM or SIGINT. Returns the exit status: 1 where a request was cut off, else 0."""
+    """Run a worker until SIGTERM, SIGINT or SIGHUP. Returns the exit status: 1 where a request was cut off, else 0."""
     give_memory_back()
     for sentence in unknown_variables(os.environ):
         log.warning("unknown setting", hint=sentence)
@@ -36,7 +36,9 @@ async def serve(settings: Settings) -> int:
         stop.set()
 
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            continue  # under nohup, a terminal that closes is meant to be nothing
         loop.add_signal_handler(number, on_signal, number)
     starting = asyncio.create_task(app.start(), name="start")
     stopping = asyncio.create_task(stop.wait(), name="stop")

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from aichats_worker.errors import SetupError
 from aichats_worker.provider.http.tls import tls_context
 from aichats_worker.urls import check_proxy, masked_url, masked_urls, split_url
 
@@ -17,7 +18,7 @@ _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HEADER_END: Final = re.compile(r"\s*\n\s*|\s*,\s*(?=[A-Za-z0-9!#$%&'*+.^_`|~-]+\s*:)")
 
 
-class SettingsError(Exception):
+class SettingsError(SetupError):
     """The environment is wrong; the message has one line for each rule that it breaks."""
 
 
@@ -43,6 +44,8 @@ class Settings(BaseSettings):
     nats_ca: str | None = Field(None, description="Path of the CA bundle that signs the server's certificate.")
     nats_cert: str | None = Field(None, description="Path of the client certificate; goes with NATS_KEY.")
     nats_key: str | None = Field(None, description="Path of the client certificate's key; goes with NATS_CERT.")
+    nats_tls_first: OnOff = Field(default=False, description="TLS before the server's first word.")
+    nats_context: str | None = Field(None, description="A context of the nats command line; for commands alone.")
     nats_js_domain: str | None = Field(None, description="The JetStream domain of the streams.")
     nats_inbox_prefix: str = Field("_INBOX", description="The worker's own inbox prefix.")
 
@@ -125,12 +128,14 @@ class Settings(BaseSettings):
     @field_validator("nats_url")
     @classmethod
     def _servers(cls, urls: str) -> str:
-        # nats-py does not decode %2F: a password with a slash cannot be in a URL at all, and would be taken for a path.
-        if not all(_is_server(url.strip()) for url in urls.split(",") if url.strip()):
+        servers = [url.strip() for url in urls.split(",") if url.strip()]
+        if not servers or not all(_is_server(url) for url in servers):
             raise ValueError(
                 "must be servers such as nats://host:4222, joined by commas; "
-                "a password that holds one of / ? # , goes into NATS_PASSWORD"
+                "a password that holds one of / ? # , goes into NATS_PASSWORD, or with % and two digits for each"
             )
+        if len({url.startswith(("ws://", "wss://")) for url in servers}) > 1:
+            raise ValueError("must be all websocket URLs, or none")
         return urls
 
     @field_validator("aichats_url")

@@ -27,7 +27,7 @@ DURATION_BUCKETS_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 30
 
 
 @dataclass(slots=True)
-class Record:
+class Account:
     """What is known of a request: whose it is, and at its end how it ended.
 
     Attributes:
@@ -127,39 +127,39 @@ class Telemetry:
         gauge.set_function(lambda: len(asyncio.all_tasks(loop)))
 
     @contextmanager
-    def request(self, record: Record) -> Iterator[None]:
-        """Count and time a request. The caller tells the record how it ended."""
+    def request(self, account: Account) -> Iterator[None]:
+        """Count and time a request. The caller tells the account how it ended."""
         started = time.monotonic()
-        running = self._running.labels(record.kind)
+        running = self._running.labels(account.kind)
         running.inc()
         try:
             yield
         finally:
             running.dec()
             seconds = time.monotonic() - started
-            self._requests.labels(record.mode, record.kind, record.outcome).inc()
-            self._duration.labels(record.mode, record.kind).observe(seconds)
-            if record.usage is not None:
-                self._count_tokens(record.kind, record.usage)
-            if record.outcome != HandedOver.label:
-                self._count(record, seconds)
+            self._requests.labels(account.mode, account.kind, account.outcome).inc()
+            self._duration.labels(account.mode, account.kind).observe(seconds)
+            if account.usage is not None:
+                self._count_tokens(account.kind, account.usage)
+            if account.outcome != HandedOver.label:
+                self._count(account, seconds)
             log.info(
                 "request ended",
-                mode=record.mode,
-                kind=record.kind,
-                tenant=record.tenant,
-                id=record.id,
-                attempt=record.attempt,
-                outcome=record.outcome,
+                mode=account.mode,
+                kind=account.kind,
+                tenant=account.tenant,
+                id=account.id,
+                attempt=account.attempt,
+                outcome=account.outcome,
                 seconds=round(seconds, 3),
-                correlation_id=_shown(record.correlation_id),
+                correlation_id=_shown(account.correlation_id),
             )
 
-    def _count(self, record: Record, seconds: float) -> None:
-        stats = self.endpoints.setdefault((record.mode, record.kind), EndpointStats())
+    def _count(self, account: Account, seconds: float) -> None:
+        stats = self.endpoints.setdefault((account.mode, account.kind), EndpointStats())
         stats.num_requests += 1
         stats.processing_time += int(seconds * 1e9)
-        error = record.error
+        error = account.error
         if error is not None and not isinstance(error, Cancelled):
             stats.num_errors += 1
             # Everybody may read it, and what is said of a wrong request names the requester's own fields.
@@ -170,10 +170,10 @@ class Telemetry:
         self._tokens.labels(kind, "input", estimated).inc(usage.input_tokens)
         self._tokens.labels(kind, "output", estimated).inc(usage.output_tokens)
 
-    def dropped(self, record: Record, reason: DropReason) -> None:
+    def dropped(self, account: Account, reason: DropReason) -> None:
         """Count and log a request to which no answer may be published."""
         self._dropped.labels(reason).inc()
-        log.warning("request dropped", mode=record.mode, kind=record.kind, id=record.id, reason=reason)
+        log.warning("request dropped", mode=account.mode, kind=account.kind, id=account.id, reason=reason)
 
     def dropped_control(self, what: Literal["cancel", "resume", "discovery"], reason: DropReason) -> None:
         """Count and log a control request to which no answer may be published."""

@@ -1,7 +1,7 @@
 """Reading URLs that people set, and showing them without what is secret in them."""
 
 import re
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
 _SCHEME = re.compile(r"(?:nats|tls|wss?|https?|socks5h?)://")
@@ -52,3 +52,15 @@ def split_url(url: str) -> SplitResult:
     except ValueError:
         raise ValueError("must be a URL whose host and port can be read; % and two digits stand for a sign") from None
     return parts
+
+
+def without_credentials(url: str) -> tuple[str, str | None, str | None]:
+    """Split a server's URL into the URL alone, and its user and password, %-decoded; a user alone is a token."""
+    parts = urlsplit(url if "://" in url else f"nats://{url}")
+    userinfo, at, place = parts.netloc.rpartition("@")
+    user, colon, password = userinfo.partition(":")
+    return (
+        parts._replace(netloc=place).geturl(),
+        unquote(user) if at else None,
+        unquote(password) if colon else None,
+    )

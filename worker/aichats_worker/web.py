@@ -1,6 +1,7 @@
 """Probes, metrics and documentation over HTTP, through FastStream's ASGI application."""
 
 import asyncio
+import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ from html import escape
 from typing import Any
 
 import orjson
+import structlog
 import uvicorn
 import yaml
 from faststream.asgi import AsgiFastStream, AsgiResponse, get
@@ -17,6 +19,9 @@ from prometheus_client import CollectorRegistry
 from prometheus_client import make_asgi_app as make_metrics_app
 
 from aichats_schemas import __version__
+from aichats_worker.errors import SetupError
+
+log = structlog.get_logger(__name__)
 
 STOP_TIMEOUT_SECONDS = 3.0
 
@@ -60,17 +65,27 @@ class Web:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self, host: str, port: int) -> None:
-        """Listen on `host` and `port`.
+        """Listen on `host` and `port`; on `::` for IPv4 as well.
 
         Raises:
-            OSError: The address is taken or not this machine's.
+            SetupError: The address is taken or not this machine's.
         """
         # Bound here: uvicorn ends the whole process where it cannot bind.
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listening = socket.create_server((host, port), family=family)
+        both = host == "::" and socket.has_dualstack_ipv6()
+        try:
+            listening = socket.create_server((host, port), family=family, dualstack_ipv6=both)
+        except OSError as error:
+            reason = os.strerror(error.errno).lower() if error.errno else type(error).__name__
+            raise SetupError(f"WORKER_HTTP_PORT {port} on {host}: {reason}; another worker may have it") from None
         config = uvicorn.Config(self.app, lifespan="off", log_config=None, log_level="warning", access_log=False)
         self._server = _Server(config)
         self._task = asyncio.create_task(self._server.serve(sockets=[listening]), name="http")
+        self._task.add_done_callback(self._ended)
+
+    def _ended(self, _: object) -> None:
+        if self._server is not None and not self._server.should_exit:
+            log.error("the probes are not served any more: this worker has to be restarted")
 
     async def stop(self) -> None:
         """Stop listening; requests under way have STOP_TIMEOUT_SECONDS."""

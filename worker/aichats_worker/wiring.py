@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from pydantic import SecretStr
 
-from aichats_worker.broker.connecting import Access
-from aichats_worker.provider import Provider
+from aichats_worker.broker.access import Access
+from aichats_worker.provider import OpenedProvider
 from aichats_worker.provider.aichats import AiChats
 from aichats_worker.provider.door import DoorPolicy, Guarded
 from aichats_worker.provider.http.route import Environment, Route, Timeouts
@@ -18,20 +18,25 @@ from aichats_worker.provider.openai.site import ModelTable, Server
 from aichats_worker.provider.opening import open_provider
 from aichats_worker.request.call import Limits
 from aichats_worker.settings import Settings
+from aichats_worker.urls import without_credentials
 
 
 def access(settings: Settings) -> Access:
-    """Return how the broker is reached."""
+    """Return how the broker is reached. Credentials in a URL hold for all servers, discovered ones too."""
+    split = [without_credentials(url) for url in settings.nats_servers]
+    user, password = next(((user, password) for _, user, password in split if user is not None), (None, None))
+    own = settings.nats_user or settings.nats_token or settings.nats_creds or settings.nats_nkey
     return Access(
-        servers=settings.nats_servers,
+        servers=[url for url, _, _ in split],
         creds=settings.nats_creds,
         nkey=settings.nats_nkey,
-        user=settings.nats_user,
-        password=_plain(settings.nats_password),
-        token=_plain(settings.nats_token),
+        user=settings.nats_user if own else user if password is not None else None,
+        password=_plain(settings.nats_password) if own else password,
+        token=_plain(settings.nats_token) if own else user if password is None else None,
         ca=settings.nats_ca,
         cert=settings.nats_cert,
         key=settings.nats_key,
+        tls_first=settings.nats_tls_first,
         inbox_prefix=settings.nats_inbox_prefix,
         js_domain=settings.nats_js_domain,
     )
@@ -47,7 +52,7 @@ def limits(settings: Settings) -> Limits:
     )
 
 
-def provider(settings: Settings) -> Provider:
+def provider(settings: Settings) -> OpenedProvider:
     """Make the providers that are named, each behind its door, as one."""
     made = {"aichats": _aichats, "openai": _openai}
     route_out, limits_of_images = route(settings), _image_limits(settings)
@@ -77,6 +82,11 @@ def provider_urls(settings: Settings) -> dict[str, str]:
     return {name: urls[name] for name in settings.providers}
 
 
+def openai_server(settings: Settings) -> Server:
+    """Return the OpenAI-compatible server that is named, and how it is let in."""
+    return Server(settings.openai_base_url, _plain(settings.openai_api_key), settings.openai_extra_headers)
+
+
 def _aichats(settings: Settings, route_out: Route, limits_of_images: ImageLimits) -> Guarded:
     return AiChats(
         url=settings.aichats_url,
@@ -88,7 +98,7 @@ def _aichats(settings: Settings, route_out: Route, limits_of_images: ImageLimits
 
 
 def _openai(settings: Settings, route_out: Route, limits_of_images: ImageLimits) -> Guarded:
-    server = Server(settings.openai_base_url, _plain(settings.openai_api_key), settings.openai_extra_headers)
+    server = openai_server(settings)
     return OpenAI(
         server,
         image_server=_image_server(settings, server),

@@ -4,7 +4,7 @@ Written out, because nats-py's own service would subscribe to the endpoints' sub
 request twice.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,6 +17,7 @@ from aichats_schemas.subjects import KINDS, PROTOCOL, QUEUE, SERVICE, Subjects, 
 from aichats_worker.telemetry import EndpointStats, Telemetry
 
 DESCRIPTION = "Streams text and images from ai-chats.org to each request's own reply subject."
+REVISION = "2"
 ANNOUNCED_TENANT = "default"  # `nats service req` publishes to the literal subject: no wildcards here
 
 
@@ -26,31 +27,15 @@ class Discovery:
     Args:
         subjects: Below the worker's prefix.
         telemetry: Where the counters of the endpoints are.
-        keepalive_seconds: Announced in the metadata, in milliseconds.
-        max_payload: The negotiated limit in bytes, announced in the metadata.
-        provider_working: Whether the provider's circuit is closed; in the metadata as well.
+        metadata: What is announced beside the protocol, as it is when somebody asks.
     """
 
-    def __init__(
-        self,
-        subjects: Subjects,
-        telemetry: Telemetry,
-        *,
-        keepalive_seconds: float,
-        max_payload: int,
-        provider_working: Callable[[], bool],
-    ) -> None:
-        self._provider_working = provider_working
+    def __init__(self, subjects: Subjects, telemetry: Telemetry, metadata: Callable[[], Mapping[str, str]]) -> None:
         self.id = new_id()
         self._subjects = subjects
         self._telemetry = telemetry
+        self._metadata = metadata
         self._started = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-        self._metadata = {
-            "protocol": PROTOCOL,
-            "keepalive_ms": str(round(keepalive_seconds * 1000)),
-            "max_payload": str(max_payload),
-            "prefix": subjects.prefix,
-        }
 
     async def start(self, nc: Client) -> None:
         """Subscribe to the nine subjects: each verb for all, for this service, and for this instance."""
@@ -72,7 +57,12 @@ class Discovery:
             "name": SERVICE,
             "id": self.id,
             "version": __version__,
-            "metadata": self._metadata | {"provider_working": str(self._provider_working()).lower()},
+            "metadata": {
+                "protocol": PROTOCOL,
+                "revision": REVISION,
+                "prefix": self._subjects.prefix,
+                **self._metadata(),
+            },
         }
 
     def _ping(self) -> dict[str, Any]:

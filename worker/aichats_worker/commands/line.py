@@ -43,7 +43,7 @@ def run() -> None:
     from aichats_worker.service import serve
     from aichats_worker.telemetry import configure_logging
 
-    settings = _settings()
+    settings = _settings(by_context=False)
     configure_logging(settings.worker_log_level, settings.worker_log_format)
     sys.exit(_finish(serve(settings)))
 

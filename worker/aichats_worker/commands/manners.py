@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 STATUS_ERROR, STATUS_USAGE, STATUS_NOBODY, STATUS_INTERRUPTED, STATUS_UNREAD = 1, 2, 3, 130, 141
+_IDENTITY: Final = {"nats_creds", "nats_nkey", "nats_user", "nats_password", "nats_token"}
 SIGNALS: Final = (signal.SIGTERM, signal.SIGHUP)
 
 
@@ -53,16 +54,23 @@ Prompt = Annotated[str | None, typer.Argument(help="Without one, or with -, stan
 RequestId = Annotated[str, typer.Argument(parser=token, metavar="ID", show_default=False)]
 
 
-def settings_of(server: str | None = None, context: str | None = None) -> "Settings":
-    """Return the settings for a command. What `--server` names comes first, then variables, then the context."""
-    from aichats_client import ContextError
-    from aichats_worker.settings import SettingsError, load_settings
+def settings_of(server: str | None = None, context: str | None = None, *, by_context: bool = True) -> "Settings":
+    """Return the settings for a command. What `--server` names comes first, then variables, then the context.
 
-    name = context or os.environ.get("NATS_CONTEXT")
+    Args:
+        server: What `--server` names.
+        context: What `--context` names.
+        by_context: Whether NATS_CONTEXT counts: a worker goes by its variables alone.
+    """
+    from aichats_client import ContextError
+    from aichats_worker.errors import SetupError
+    from aichats_worker.settings import load_settings
+
+    name = context or (os.environ.get("NATS_CONTEXT") if by_context else None)
     try:
         found = _from_context(name, named=context is not None) if name else {}
         return load_settings(**found | ({"nats_url": server} if server else {}))
-    except (SettingsError, ContextError) as error:
+    except (SetupError, ContextError) as error:
         fail(str(error), STATUS_USAGE)
 
 
@@ -75,8 +83,13 @@ def _from_context(name: str, *, named: bool) -> dict[str, Any]:
         f"nats_{field}": getattr(context, field)
         for field in ("url", "creds", "nkey", "user", "password", "token", "ca", "cert", "key", "inbox_prefix")
     }
-    fields["nats_js_domain"] = context.jetstream_domain
-    return {field: value for field, value in fields.items() if value and (named or field.upper() not in os.environ)}
+    fields |= {"nats_js_domain": context.jetstream_domain, "nats_tls_first": context.tls_first}
+    if named:
+        return {field: value for field, value in fields.items() if value}
+    said = {field for field in fields if os.environ.get(field.upper())}
+    # Who one is comes whole from one place: a variable's token goes with no context's user.
+    dropped = said | (_IDENTITY if said & _IDENTITY or "@" in os.environ.get("NATS_URL", "") else set())
+    return {field: value for field, value in fields.items() if value and field not in dropped}
 
 
 def prompt_of(given: str | None) -> str:
@@ -114,6 +127,8 @@ def finish(work: Coroutine[Any, Any, T]) -> T:
 @contextmanager
 def ending() -> Iterator[None]:
     """Turn whatever ends a command into one sentence and an exit status."""
+    from aichats_worker.errors import SetupError
+
     try:
         yield
     except (KeyboardInterrupt, asyncio.CancelledError):
@@ -121,7 +136,7 @@ def ending() -> Iterator[None]:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would complain once more at its end
         sys.exit(STATUS_UNREAD)
-    except Unusable as error:
+    except (Unusable, SetupError) as error:
         fail(str(error), STATUS_USAGE)
     except Refused as error:
         fail(str(error))

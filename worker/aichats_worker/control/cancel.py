@@ -69,11 +69,14 @@ class Cancels:
         self._subscriptions = [
             await nc.subscribe(subjects.internal("cancel", "*", "*"), cb=self._asked),
             await nc.subscribe(subjects.internal("stop", self._id, "*", "*"), cb=self._told),
-            await nc.subscribe(subjects.cancel(), queue=QUEUE, cb=self._requested),
         ]
+        await nc.subscribe(subjects.cancel(), queue=QUEUE, cb=self._requested)
 
     async def stop(self) -> None:
-        """Take no more, after all runs have ended here. What came is answered: whoever asked here asked nobody else."""
+        """Hear no other worker any more, after all runs have ended here; the queue group was left before.
+
+        What came is answered: whoever asked here asked nobody else.
+        """
         try:
             await leave(self._bus.nc, self._subscriptions)
         except (NatsError, TimeoutError) as error:

@@ -1,17 +1,17 @@
 """Who gets a core request: queue groups do not look at load, so a full worker hands over what comes to it.
 
-It asks, on a subject among workers, whose queue group only workers with room are in, for a slot; whoever answers keeps
-one for it, and then gets the request. Where nobody has room the request is refused, and a worker that stays full steps
-out of the requests' queue group: with all of them out, requesters get NATS's own no responders.
+It asks on a subject among workers, whose queue group only those with room are in: the server's own no responders says
+that there is none, at once. Whoever answers keeps nothing; the request then goes to that worker alone, which takes it
+or says that its last slot has gone since. Only questions go to a group that workers step in and out of: one that is
+lost on its way is asked again, and a request never is.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import structlog
-from faststream.nats.subscriber.usecases import CoreSubscriber
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
@@ -20,24 +20,22 @@ from nats.errors import TimeoutError as NatsTimeoutError
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from aichats_schemas.subjects import KINDS, QUEUE, Kind, Subjects, is_token, new_id
-from aichats_worker.broker.patches.subscribing import leave, step_in, step_out
+from aichats_worker.broker.patches.subscribing import step_in, step_out
 from aichats_worker.errors import HandedOver, Overloaded
 from aichats_worker.request.call import Call
 from aichats_worker.request.slots import Slots
 
 log = structlog.get_logger(__name__)
 
-# A slot that was free can be taken when the request asks for it: it asks again.
-TRIES_MAX: Final = 8
-ROOM_TIMEOUT_SECONDS: Final = 0.25
-TAKE_TIMEOUT_SECONDS: Final = 1.0
-KEPT_SECONDS: Final = 2.0
-# A worker that is full for a moment only stays in the group. In a cluster, what another server had sent on its way to a
-# worker that steps out is lost: so it is done seldom, and only where the request would be refused anyway.
-FULL_SECONDS: Final = 0.25
-STOP_TIMEOUT_SECONDS: Final = 1.0
+# Two workers on two continents are 150 ms apart, each way.
+QUESTION_TIMEOUT_SECONDS: Final = 0.8
+TAKE_TIMEOUT_SECONDS: Final = 2.0
+# A slot that was free can be gone when the request comes: ask again, for so long.
+LOOK_SECONDS: Final = 3.0
+OFFER_SECONDS: Final = 4.0
 CARRIED: Final = ("correlation_id", "traceparent", "tracestate")
 CARRIED_MAX_CHARS: Final = 256
+TAKEN: Final = b"1"
 
 
 class _Offer(BaseModel):
@@ -63,91 +61,54 @@ class _Offer(BaseModel):
         )
 
 
-class _Place:
-    """Subscriptions that the server routes to only while they are wanted."""
+@dataclass(slots=True)
+class _Open:
+    """A request that was told of a slot here."""
 
-    def __init__(self, nc: Client, subscriptions: list[Any]) -> None:
-        self.subscriptions = subscriptions
-        self._nc = nc
-        self._inside: bool | None = True
-        self._turn = asyncio.Lock()
-
-    async def be(self, wanted: Callable[[], bool]) -> None:
-        """Be in the queue group, or out of it, as `wanted` says once it is this call's turn."""
-        async with self._turn:
-            if self._inside is not (inside := wanted()):
-                self._inside = inside
-                await (step_in if inside else step_out)(self._nc, self.subscriptions)
-
-    def forget(self) -> None:
-        """Nobody knows whether it is in: a reconnect has subscribed to everything again."""
-        self._inside = None
+    kind: Kind
+    offer: _Offer
+    taken: bool = False
 
 
-class QueueGroup:
-    """One kind's place among the workers.
+class _Room:
+    """The queue group of the workers with room: in it while a slot is free.
 
     Args:
         nc: The connection.
         slots: The kind's.
-        requests: Subscriptions of nats-py that bring requests: left where this worker stays full and nobody has room.
-        room: Subscriptions that bring requests from full workers: left as long as no slot is free.
+        subscription: That brings the questions.
     """
 
-    def __init__(self, nc: Client, slots: Slots, *, requests: list[Any], room: list[Any]) -> None:
+    def __init__(self, nc: Client, slots: Slots, subscription: Any) -> None:
+        self._nc = nc
         self._slots = slots
-        self._requests = _Place(nc, requests)
-        self._room = _Place(nc, room)
-        self._nobody = False
-        self._stopped = False
+        self._subscription = subscription
+        self._inside = True
+        self._turn = asyncio.Lock()
         slots.tell(self.update)
-        self._following = asyncio.create_task(self._follow(), name="queue-group")
 
     async def update(self) -> None:
         """Be where the slots say. Awaited before a request that has ended says so: its requester may ask again."""
-        if self._stopped:
-            return
-        if self._slots.free > 0:
-            self._nobody = False
-        await self._room.be(lambda: self._slots.free > 0)
-        await self._requests.be(lambda: self._slots.free > 0 or not self._nobody)
+        async with self._turn:
+            if self._inside is not (inside := self._slots.free > 0):
+                self._inside = inside
+                await (step_in if inside else step_out)(self._nc, [self._subscription])
 
-    async def nobody_has_room(self) -> None:
-        """Step out where this worker has been full for a while: the next request would be refused as well."""
-        self._nobody = self._slots.full_seconds >= FULL_SECONDS
-        await self.update()
-
-    def again(self) -> None:
-        """After a reconnect: look again."""
-        self._room.forget()
-        self._requests.forget()
-        self._slots.changed.set()
-
-    async def stop(self) -> Iterable[Any]:
-        """Stay as it is from now on; return the subscriptions."""
-        self._stopped = True  # under back-pressure nats-py swallows the cancellation
-        self._following.cancel()
-        await asyncio.wait({self._following}, timeout=STOP_TIMEOUT_SECONDS)
-        return [*self._requests.subscriptions, *self._room.subscriptions]
-
-    async def _follow(self) -> None:
-        while not self._stopped:
+    async def follow(self) -> None:
+        """Be where the slots say from here on, until cancelled."""
+        while True:
+            await self.update()
             await self._slots.changed.wait()
             self._slots.changed.clear()
-            await self.update()
+
+    def again(self) -> None:
+        """After a reconnect: the server has all subscriptions again, this one too."""
+        self._inside = True
+        self._slots.changed.set()
 
 
-@dataclass(frozen=True, slots=True)
-class _Kept:
-    """A slot that is kept for a request of another worker's."""
-
-    offer: _Offer
-    kind: Kind
-    timer: asyncio.TimerHandle
-
-
-class Admission:
-    """The queue groups of both kinds, and the hand-over of what comes to a worker that is full.
+class Handover:
+    """Gives away what finds no slot here, and takes what finds none elsewhere.
 
     Args:
         slots: Of each kind.
@@ -159,99 +120,113 @@ class Admission:
         self._subjects = subjects
         self._id = new_id()
         self._nc: Client | None = None
-        self._groups: dict[Kind, QueueGroup] = {}
-        self._subscribers: list[CoreSubscriber] = []
-        self._takes: list[Any] = []
-        self._kept: dict[str, _Kept] = {}
+        self._rooms: dict[Kind, _Room] = {}
+        self._offers: dict[str, _Open] = {}
 
-    async def start(
-        self, nc: Client, subscribers: Mapping[Kind, list[CoreSubscriber]], accept: Callable[[Call], bool]
-    ) -> None:
-        """Take part.
+    async def start(self, nc: Client, accept: Callable[[Call], bool]) -> list[Callable[[], Any]]:
+        """Take part. Returns what has to run as long as the worker does.
 
         Args:
             nc: The connection.
-            subscribers: Of each kind, started.
             accept: Runs a call for which a slot was taken; False where it may not be answered.
         """
 
         async def taken(message: Msg) -> None:
-            kept = self._kept.pop(message.subject.rpartition(".")[2], None)
-            if kept is not None:
-                kept.timer.cancel()
-                if not accept(kept.offer.call(kept.kind, message.data)):
-                    self._slots[kept.kind].give_back()
             if message.reply:
-                await message.respond(b"" if kept is None else b"1")
+                await message.respond(self._take(message, accept))
 
-        self._takes = [await nc.subscribe(self._subjects.internal("take", self._id, "*"), cb=taken)]
+        await nc.subscribe(self._subjects.internal("take", self._id, "*"), cb=taken)
         for kind in KINDS:
 
             async def asked(message: Msg, kind: Kind = kind) -> None:
                 if message.reply:  # without one it is no worker's: a broker's acknowledgement can be sent anywhere
-                    await message.respond(self._keep(message.data, kind))
+                    await message.respond(self._answer(message.data, kind))
 
-            room = await nc.subscribe(self._subjects.internal("room", kind), queue=QUEUE, cb=asked)
-            requests = [subscriber.subscription for subscriber in subscribers[kind]]
-            self._groups[kind] = QueueGroup(nc, self._slots[kind], requests=requests, room=[room])
-            self._subscribers += subscribers[kind]
+            subscription = await nc.subscribe(self._subjects.internal("room", kind), queue=QUEUE, cb=asked)
+            self._rooms[kind] = _Room(nc, self._slots[kind], subscription)
         self._nc = nc
+        return [room.follow for room in self._rooms.values()]
 
-    def _keep(self, data: bytes, kind: Kind) -> bytes:
-        """Keep a slot for a request; return what it is called, or nothing where there is none."""
+    def again(self) -> None:
+        """After a reconnect."""
+        for room in self._rooms.values():
+            room.again()
+
+    def _answer(self, data: bytes, kind: Kind) -> bytes:
+        """Say where a request may go for a slot that is free now, and is kept for nobody; nothing where none is."""
         try:
             offer = _Offer.model_validate_json(data)
         except ValidationError:
             return b""
-        if not (is_token(offer.tenant) and is_token(offer.id) and self._slots[kind].take()):
+        if not (is_token(offer.tenant) and is_token(offer.id) and self._slots[kind].free > 0):
             return b""
         token = new_id()
-        timer = asyncio.get_running_loop().call_later(KEPT_SECONDS, self._forget, token)
-        self._kept[token] = _Kept(offer, kind, timer)
+        self._offers[token] = _Open(kind, offer)
+        asyncio.get_running_loop().call_later(OFFER_SECONDS, self._offers.pop, token, None)
         return f"{self._id}.{token}".encode()
 
-    def _forget(self, token: str) -> None:
-        if (kept := self._kept.pop(token, None)) is not None:
-            self._slots[kept.kind].give_back()
+    def _take(self, message: Msg, accept: Callable[[Call], bool]) -> bytes:
+        found = self._offers.get(message.subject.rpartition(".")[2])
+        if found is None or found.taken or not self._slots[found.kind].take():
+            return b""
+        found.taken = True
+        if not accept(found.offer.call(found.kind, message.data)):
+            self._slots[found.kind].give_back()
+        return TAKEN
 
-    async def elsewhere(self, call: Call) -> HandedOver | Overloaded:
-        """Give a request for which there was no slot to a worker that has one; refuse it where there is none."""
-        if self._nc is not None and call.problem is None:
-            if await self._handed_over(self._nc, call):
-                return HandedOver()
-            await self._groups[call.kind].nobody_has_room()
-        slots = self._slots[call.kind]
-        message = f"all {slots.count} {call.kind} slots of this worker are taken, and no other has one; try again"
-        return Overloaded(message, retry_after_ms=slots.retry_after_ms())
+    async def give(self, call: Call, taken: Callable[[], object]) -> None:
+        """Find a slot for a request that has none: returns where one was taken here after all.
 
-    async def _handed_over(self, nc: Client, call: Call) -> bool:
-        for _ in range(TRIES_MAX):
+        Args:
+            call: The request.
+            taken: Called as soon as another worker may have it, also where this is cancelled then.
+
+        Raises:
+            HandedOver: Another worker has it.
+            Overloaded: Nobody has room.
+        """
+        slots, until = self._slots[call.kind], asyncio.get_running_loop().time() + LOOK_SECONDS
+        while self._nc is not None and call.problem is None and asyncio.get_running_loop().time() < until:
+            if slots.take():
+                return
             try:
-                place = await self._place(nc, call)
-                if place and await self._taken(nc, call, place):
-                    return True
+                place = await self._place(self._nc, call)
+                if place and await self._taken(self._nc, call, place, taken):
+                    raise HandedOver
             except NoRespondersError:
-                return False
+                break
             except NatsError as error:
                 log.warning("not handed over", id=call.id, error=type(error).__name__)
-                return False
-        return False
+                break
+        message = f"all {slots.count} {call.kind} slots of this worker are taken, and no other has one; try again"
+        raise Overloaded(message, retry_after_ms=slots.retry_after_ms())
 
     async def _place(self, nc: Client, call: Call) -> str:
-        """Ask for a slot, and return what it is called; nothing where it was just taken, or nobody answered in time."""
+        """Ask for a slot, and return where it is; nothing where it was just taken, or nobody answered in time."""
         carried = {name: value[:CARRIED_MAX_CHARS] for name in CARRIED if (value := call.headers.get(name))}
         mode: Any = call.mode
         offer = _Offer(mode=mode, tenant=call.tenant, id=call.id, reply_to=call.reply_to, headers=carried)
         subject = self._subjects.internal("room", call.kind)
         try:
-            answer = await nc.request(subject, offer.model_dump_json().encode(), timeout=ROOM_TIMEOUT_SECONDS)
+            answer = await nc.request(subject, offer.model_dump_json().encode(), timeout=QUESTION_TIMEOUT_SECONDS)
         except NatsTimeoutError:
             return ""
         worker, _, token = answer.data.decode("ascii", "replace").partition(".")
-        return f"{worker}.{token}" if is_token(worker) and is_token(token) else ""
+        return f"{worker}.{token}" if is_token(worker) and is_token(token) and worker != self._id else ""
 
-    async def _taken(self, nc: Client, call: Call, place: str) -> bool:
-        """Send the request to where a slot is kept for it. Without headers, its body always fits."""
+    async def _taken(self, nc: Client, call: Call, place: str, taken: Callable[[], object]) -> bool:
+        """Send the request to where a slot is free, and wait for the word even where it is stopped meanwhile."""
+        sending = asyncio.create_task(self._send(nc, call, place), name=f"hand-over:{call.id}")
+        try:
+            await asyncio.shield(sending)
+        finally:
+            await asyncio.wait({sending})  # bounded by the request's own timeout
+            if not sending.cancelled() and sending.exception() is None and sending.result():
+                taken()
+        return sending.result()
+
+    async def _send(self, nc: Client, call: Call, place: str) -> bool:
+        """Without headers, its body always fits."""
         try:
             answer = await nc.request(self._subjects.internal("take", place), call.body, timeout=TAKE_TIMEOUT_SECONDS)
         except NoRespondersError:
@@ -261,21 +236,3 @@ class Admission:
             log.warning("handed over, without an answer", id=call.id)
             return True
         return bool(answer.data)
-
-    def again(self) -> None:
-        """After a reconnect: be in the queue groups as before."""
-        for group in self._groups.values():
-            group.again()
-
-    async def leave(self) -> None:
-        """Leave the queue groups for good; messages that had already arrived are still handled.
-
-        Raises:
-            TimeoutError: The server did not answer in time.
-            nats.errors.Error: The connection is gone.
-        """
-        subscriptions = [each for group in self._groups.values() for each in await group.stop()]
-        for subscriber in self._subscribers:
-            subscriber.subscription = None  # FastStream's stop() must not unsubscribe it again
-        if self._nc is not None:
-            await leave(self._nc, [*subscriptions, *self._takes])

@@ -9,7 +9,7 @@ from faststream.nats.subscriber.usecases import CoreSubscriber
 
 from aichats_schemas.events import StreamEvent
 from aichats_schemas.subjects import KINDS, QUEUE, Kind, ReplyRule, Subjects
-from aichats_worker.errors import Abandoned, HandedOver, Overloaded, RequesterGone, TooLarge, WorkerError
+from aichats_worker.errors import Abandoned, HandedOver, RequesterGone, TooLarge, WorkerError
 from aichats_worker.request.call import MODELS, Call, core_call
 from aichats_worker.request.executor import Executor
 from aichats_worker.request.outcome import Outcome
@@ -20,7 +20,7 @@ from aichats_worker.telemetry import Telemetry
 
 CoreMode = Literal["req", "ask"]
 MODES: tuple[CoreMode, ...] = ("req", "ask")
-Elsewhere = Callable[[Call], Awaitable[HandedOver | Overloaded]]
+Give = Callable[[Call, Callable[[], object]], Awaitable[None]]
 
 
 class CoreDelivery:
@@ -36,6 +36,7 @@ class CoreDelivery:
     def __init__(self, call: Call, core: "Core") -> None:
         self.call = call
         self._core = core
+        self._given = False
         line = core.watch.line(call.reply_to, probed=call.mode == "req")
         self._reply = Ask(line, call) if call.mode == "ask" else Reply(line, call)
 
@@ -45,12 +46,19 @@ class CoreDelivery:
         with self._core.watch.kept(self._reply, on_gone=lambda: run.stop(RequesterGone())):
             yield self._reply
 
+    async def elsewhere(self) -> None:
+        """Have another worker do it all; return where a slot came free here first."""
+        self._reply.hush()  # the other one's events begin at 0
+        await self._core.give(self.call, self._gone)
+        self._reply.speak()
+
+    def _gone(self) -> None:
+        self._given = True
+
     async def settle(self, run: Run, outcome: Outcome) -> Outcome:
-        """Publish the end, or have another worker do it all."""
-        if isinstance(outcome, Overloaded):
-            self._reply.hush()  # the other one's events begin at 0
-            self._core.executor.runs.step_aside(run)  # it may come back here, where a slot is free by now
-            outcome = await self._core.elsewhere(self.call)
+        """Publish the end, unless another worker has it: whoever cancels finds it there."""
+        if self._given:
+            outcome = HandedOver()
         self._core.executor.runs.release(run)  # before the end is out: the next request of this id may come
         if isinstance(outcome, Abandoned):
             self._reply.abandon()
@@ -72,18 +80,17 @@ class Core:
         executor: Runs the requests.
         watch: Keeps their replies alive.
         telemetry: Counts what cannot be answered.
-        elsewhere: Looks for a worker that has room, where this one has none, and says what came of it.
+        give: Looks for a worker that has room, where this one has none.
         rule: Where something may be published at all.
     """
 
-    def __init__(
-        self, executor: Executor, watch: Watch, telemetry: Telemetry, *, elsewhere: Elsewhere, rule: ReplyRule
-    ) -> None:
+    def __init__(self, executor: Executor, watch: Watch, telemetry: Telemetry, *, give: Give, rule: ReplyRule) -> None:
         self.executor = executor
         self.watch = watch
-        self.elsewhere = elsewhere
+        self.give = give
         self._telemetry = telemetry
         self._rule = rule
+        self._subscribers: list[CoreSubscriber] = []
 
     def accept(self, call: Call, *, has_slot: bool = False) -> bool:
         """Start a call, or drop it where nothing may be published to its reply subject: False then.
@@ -93,17 +100,22 @@ class Core:
             has_slot: A slot was taken for it already.
         """
         if not call.reply_to:
-            self._telemetry.dropped(call.record(), "no_reply")
+            self._telemetry.dropped(call.account(), "no_reply")
             return False
         if not self._rule.allows(call.reply_to, call.tenant):
-            self._telemetry.dropped(call.record(), "forbidden_reply")
+            self._telemetry.dropped(call.account(), "forbidden_reply")
             return False
         self.executor.start(CoreDelivery(call, self), has_slot=has_slot)
         return True
 
-    def subscribe(self, broker: NatsBroker, subjects: Subjects) -> dict[Kind, list[CoreSubscriber]]:
+    def subscribe(self, broker: NatsBroker, subjects: Subjects) -> None:
         """Declare the four core subscribers; broker.start() subscribes them."""
-        return {kind: [self._declare(broker, subjects, mode, kind) for mode in MODES] for kind in KINDS}
+        self._subscribers = [self._declare(broker, subjects, mode, kind) for kind in KINDS for mode in MODES]
+
+    def left(self) -> None:
+        """Their subscriptions have ended: FastStream's stop() must not end them again."""
+        for subscriber in self._subscribers:
+            subscriber.subscription = None
 
     def _declare(self, broker: NatsBroker, subjects: Subjects, mode: CoreMode, kind: Kind) -> CoreSubscriber:
         async def decode(message: NatsMessage) -> Call:

@@ -14,6 +14,7 @@ from aichats_worker.errors import (
     Cancelled,
     DeadlineExceeded,
     JobLost,
+    Overloaded,
     ShuttingDown,
     TooLarge,
     WorkerError,
@@ -110,6 +111,10 @@ class JobDelivery:
             yield self._writer
         finally:
             self._writer.close()
+
+    async def elsewhere(self) -> None:
+        """A job has its slot before its attempt begins."""
+        raise Overloaded("all slots are taken; try again")
 
     async def settle(self, run: Run, outcome: Outcome) -> Outcome:  # noqa: ARG002 - a job's id is free once it is out
         """Bring the job to its one end, or give it back."""

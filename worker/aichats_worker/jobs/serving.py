@@ -20,6 +20,8 @@ from aichats_worker.request.slots import Slots
 
 log = structlog.get_logger(__name__)
 
+Keep = Callable[[str, Callable[[], Awaitable[None]]], "asyncio.Task[None]"]
+
 RETRY_SECONDS: Final = 5.0
 LOOK_SECONDS: Final = 5.0  # at the consumers: what their ack_wait is now, and what time it is for the broker
 STOP_TIMEOUT_SECONDS: Final = 1.0
@@ -30,7 +32,6 @@ class Serving:
 
     Args:
         jobs: Takes them.
-        mail: How the broker is asked.
         slots: Of each kind.
         prepare: Makes the streams and consumers, or looks at them; called before each try to serve.
         opened: Called once before the first job is fetched.
@@ -39,15 +40,13 @@ class Serving:
     def __init__(
         self,
         jobs: Jobs,
-        mail: Mailbox,
         slots: Mapping[Kind, Slots],
         *,
         prepare: Callable[[], Awaitable[None]],
         opened: Callable[[], Awaitable[None]],
     ) -> None:
         self._jobs = jobs
-        self._mail = mail
-        self._intake = Mailbox(mail.bus)  # of its own: it goes first
+        self._intake = Mailbox(jobs.mail.bus)  # of its own: it goes first
         self._slots = slots
         self._prepare = prepare
         self._opened = opened
@@ -56,9 +55,13 @@ class Serving:
         self._told = ""
         self.served = asyncio.Event()
 
-    def start(self) -> None:
-        """Begin to try; core requests are served meanwhile."""
-        self._task = asyncio.create_task(self._serve(), name="serve-jobs")
+    def start(self, keep: Keep) -> None:
+        """Begin to try; core requests are served meanwhile.
+
+        Args:
+            keep: Runs what it is given as long as the worker lives.
+        """
+        self._task = keep("serve-jobs", self._serve)
 
     def again(self) -> None:
         """After a reconnect: ask for jobs anew."""
@@ -88,6 +91,14 @@ class Serving:
         await self._jobs.leases.stop()
 
     async def _serve(self) -> None:
+        if not self.served.is_set():
+            await self._begin()
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            with suppress(NatsError):
+                await self._look()
+
+    async def _begin(self) -> None:
         while not await self._open():  # noqa: ASYNC110 - nothing tells when JetStream is there
             await asyncio.sleep(RETRY_SECONDS)
         self._jobs.leases.start()
@@ -95,10 +106,6 @@ class Serving:
             fetching.start()
         self.served.set()
         log.info("jobs are served")
-        while True:
-            await asyncio.sleep(LOOK_SECONDS)
-            with suppress(NatsError):
-                await self._look()
 
     async def _open(self) -> bool:
         try:
@@ -131,8 +138,8 @@ class Serving:
         """
         for kind in KINDS:
             asked = time.monotonic()
-            call = f"CONSUMER.INFO.{self._mail.bus.subjects.jobs_stream}.{consumer_name(kind)}"
-            info = await self._mail.api(call)
+            call = f"CONSUMER.INFO.{self._jobs.mail.bus.subjects.jobs_stream}.{consumer_name(kind)}"
+            info = await self._jobs.mail.api(call)
             self._jobs.clock.learn(info["ts"], asked, time.monotonic())
             self._jobs.leases.follow(kind, info["config"]["ack_wait"] / 1e9)
 

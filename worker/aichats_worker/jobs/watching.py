@@ -3,7 +3,6 @@
 import asyncio
 import random
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Final
 
 import structlog
@@ -44,7 +43,6 @@ class StreamsWatch:
         self._problems: list[str] = []
         self._paused: list[str] = []
         self._well = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
 
     def problems(self) -> list[str]:
         """Return a sentence for each thing that is missing or wrong; empty where jobs have all that they need."""
@@ -54,16 +52,12 @@ class StreamsWatch:
         """Return a sentence for each consumer that an operator has paused: meant so, and no problem."""
         return list(self._paused)
 
-    def start(self) -> None:
-        """Begin to look."""
-        self._task = asyncio.create_task(self._watch(), name="streams-watch")
-
-    async def stop(self) -> None:
-        """Stop looking."""
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+    async def run(self) -> None:
+        """Look again and again, until cancelled."""
+        while True:
+            if self._connected():
+                await self.look()
+            await asyncio.sleep(self._every_seconds * random.uniform(0.8, 1.2))  # noqa: S311 - spreads load
 
     async def until_well(self) -> None:
         """Wait until all has been there once."""
@@ -105,12 +99,6 @@ class StreamsWatch:
         self._well.set()
         if look.changes:
             log.warning(f"the streams differ from what this worker expects: {'; '.join(map(str, look.changes))}")  # noqa: G004 - one sentence
-
-    async def _watch(self) -> None:
-        while True:
-            if self._connected():
-                await self.look()
-            await asyncio.sleep(self._every_seconds * random.uniform(0.8, 1.2))  # noqa: S311 - spreads load
 
 
 def _problems(look: Look) -> list[str]:

@@ -46,6 +46,7 @@ class Jobs:
 
     def __init__(self, mail: Mailbox, executor: Executor, watch: Watch, *, telemetry: Telemetry, rules: Rules) -> None:
         self.clock = BrokerClock()
+        self.mail = mail
         self.queue = Queue(mail)
         self.records = Records(mail, rules.attempts_max)
         self.finish = Ending(mail, self.queue, self.records)
@@ -151,12 +152,12 @@ class Jobs:
         call = job.call.of_attempt(1)
         error = InvalidRequest(call.problem or "reply_to: must be an inbox, _INBOX.<...>, of at most 255 characters")
         if not call.reply_to or not self._rule.allows(call.reply_to, call.tenant):
-            self._telemetry.dropped(call.record(), "forbidden_reply")
+            self._telemetry.dropped(call.account(), "forbidden_reply")
             await self.finish.refuse(job, error)
             return
-        record = call.record()
-        with self._telemetry.request(record):
-            record.ended(error)
+        account = call.account()
+        with self._telemetry.request(account):
+            account.ended(error)
             event = Envelope(call.id, call.attempt).event(b"error", error_data(error))
             await Copies(self._watch.line(call.reply_to), call.id).end(event, error_headers(error))
             await self.finish.refuse(job, error)

@@ -94,3 +94,11 @@ class Provider(Protocol):
 
     async def close(self) -> None:
         """Close all connections."""
+
+
+class OpenedProvider(Provider, Protocol):
+    """What the worker needs: a provider that can be looked at as well, with its circuits."""
+
+    @property
+    def not_asked(self) -> list[str]:
+        """What is not asked for a while, since its circuit is open: `openai image`."""

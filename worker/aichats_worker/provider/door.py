@@ -94,6 +94,11 @@ class Door:
         return self._circuits["text"].working
 
     @property
+    def not_asked(self) -> list[str]:
+        """What is not asked for a while; requests' own proxies aside."""
+        return [f"{self.name} {kind}" for kind, circuit in self._circuits.items() if not circuit.working]
+
+    @property
     def offers(self) -> Offers:
         """The provider's."""
         return self._provider.offers

@@ -34,6 +34,11 @@ class Doors:
         """False while none of them would be asked."""
         return any(door.working for door in self.doors)
 
+    @property
+    def not_asked(self) -> list[str]:
+        """What is not asked of any of them for a while."""
+        return [what for door in self.doors for what in door.not_asked]
+
     @cached_property
     def offers(self) -> Offers:
         """Everybody's models, the first provider's first; behind each the options of all who have it."""

@@ -13,7 +13,7 @@ from aichats_schemas.requests import OPTION_NAMES, ImageRequest, TextRequest
 from aichats_schemas.subjects import MSG_ID, REPLY_TO, Kind, Mode, is_token, new_id
 from aichats_worker.errors import Forbidden, InvalidRequest, ModelNotFound, TooLarge, WorkerError
 from aichats_worker.provider import Offers
-from aichats_worker.telemetry import Record
+from aichats_worker.telemetry import Account
 from aichats_worker.urls import check_proxy
 
 METADATA_ENTRIES_MAX = 16
@@ -64,9 +64,9 @@ class Call:
     attempt: int = 1
     problem: str | None = None
 
-    def record(self) -> Record:
-        """Begin the record of this call."""
-        return Record(
+    def account(self) -> Account:
+        """Begin the account of this call."""
+        return Account(
             mode=self.mode,
             kind=self.kind,
             tenant=self.tenant if self.problem is None else None,

@@ -9,7 +9,7 @@ from typing import Protocol
 import structlog
 
 from aichats_schemas.subjects import Kind
-from aichats_worker.errors import Abandoned, DeadlineExceeded, Duplicate, Internal, Overloaded, WorkerError
+from aichats_worker.errors import Abandoned, DeadlineExceeded, Duplicate, Internal, WorkerError
 from aichats_worker.provider import Finish, Provider, Question, Reasoning
 from aichats_worker.request.call import Call, Limits, ignored_by, read_request
 from aichats_worker.request.outcome import Completed, Outcome
@@ -32,6 +32,9 @@ class Delivery(Protocol):
     @property
     def queued_seconds(self) -> float:
         """How long it has waited until now."""
+
+    async def elsewhere(self) -> None:
+        """Where no slot is free here: return once one was taken here after all, else raise what came of it."""
 
     def opened(self, run: Run) -> AbstractContextManager[Writer]:
         """Return where the answer goes, as long as the block lasts."""
@@ -82,16 +85,16 @@ class Executor:
 
     async def serve(self, delivery: Delivery, run: Run, *, has_slot: bool) -> None:
         """Take one delivery to its end. Raises nothing."""
-        record = delivery.call.record()
+        account = delivery.call.account()
         outcome: Outcome = Internal("the end could not be published")
         try:
-            with self._telemetry.request(record), delivery.opened(run) as writer:
+            with self._telemetry.request(account), delivery.opened(run) as writer:
                 found = await self._outcome(delivery, run, writer, has_slot)
                 try:
                     outcome = await delivery.settle(run, found)
                 except Exception:  # the last frame of a request: there is nobody left to tell
                     log.exception("end not published", id=delivery.call.id)
-                record.ended(outcome)
+                account.ended(outcome)
         finally:
             self.runs.release(run)
             run.end(outcome)
@@ -100,8 +103,7 @@ class Executor:
         """The one place that turns whatever happens to a request into its outcome."""
         try:
             self._claim(run, has_slot)
-            async with self._slot(delivery.call.kind, has_slot):
-                run.begin()
+            async with self._slot(delivery, run, has_slot):
                 outcome: Outcome = await self._answer(delivery, run, writer)
         except (WorkerError, Abandoned) as end:
             outcome = end
@@ -119,12 +121,13 @@ class Executor:
             raise Duplicate("a request with this tenant and id is running; wait for its end or use another id")
 
     @asynccontextmanager
-    async def _slot(self, kind: Kind, has_slot: bool) -> AsyncIterator[None]:
+    async def _slot(self, delivery: Delivery, run: Run, has_slot: bool) -> AsyncIterator[None]:
         """Hold a slot. It is free before the end is published: the next request may come."""
-        slots = self.slots[kind]
         if not has_slot:
-            raise Overloaded(f"all {slots.count} {kind} slots are taken; try again")
-        async with slots.held():
+            run.begin()  # it can be stopped while it looks for one
+            await delivery.elsewhere()
+        async with self.slots[delivery.call.kind].held():
+            run.begin()
             yield
 
     async def _answer(self, delivery: Delivery, run: Run, writer: Writer) -> Completed:

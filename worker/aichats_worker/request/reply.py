@@ -85,8 +85,12 @@ class Reply(Outlet):
         await self._end(b"error", error_data(error), error_headers(error))
 
     def hush(self) -> None:
-        """Publish no status any more: if anything comes, it is the end."""
-        self._keepalive = float("inf")
+        """Publish no status from here on."""
+        self._silence = float("inf")
+
+    def speak(self) -> None:
+        """Publish status again."""
+        self._silence = self._keepalive
 
     def _content(self) -> None:
         if self._first is None:

@@ -75,7 +75,6 @@ class Runs:
 
     def __init__(self) -> None:
         self._runs: dict[tuple[str, str], Run] = {}
-        self._aside: dict[tuple[str, str], Run] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def spawn(self, work: Coroutine[Any, Any, object], name: str) -> None:
@@ -88,23 +87,15 @@ class Runs:
         """Take the run's tenant and id. False where another run has them."""
         return self._runs.setdefault((run.call.tenant, run.call.id), run) is run
 
-    def step_aside(self, run: Run) -> None:
-        """Let the next one of that tenant and id come, and be found all the same until release()."""
-        key = run.call.tenant, run.call.id
-        if self._runs.get(key) is run:
-            self._aside[key] = self._runs.pop(key)
-
     def release(self, run: Run) -> None:
         """Let the next one of that tenant and id come. Does nothing the second time."""
         key = run.call.tenant, run.call.id
-        for runs in (self._runs, self._aside):
-            if runs.get(key) is run:
-                del runs[key]
+        if self._runs.get(key) is run:
+            del self._runs[key]
 
     def find(self, tenant: str, request_id: str) -> Run | None:
         """Return what runs here under a tenant and an id."""
-        key = tenant, request_id
-        return self._runs.get(key) or self._aside.get(key)
+        return self._runs.get((tenant, request_id))
 
     async def drain(self, timeout_seconds: float) -> int:
         """Wait for all of them; stop what is left after `timeout_seconds`. Returns how many were cut off."""

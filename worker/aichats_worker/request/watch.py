@@ -44,13 +44,14 @@ class Line:
 class Outlet(ABC):
     """One reply on its way out: once it is closed, nothing more is published. Silence is looked for by the watch."""
 
-    __slots__ = ("_closed", "_keepalive", "_last", "_last_probe", "_nc", "_probe", "_subject", "token")
+    __slots__ = ("_closed", "_keepalive", "_last", "_last_probe", "_nc", "_probe", "_silence", "_subject", "token")
 
     def __init__(self, line: Line) -> None:
         self.token = line.token
         self._nc = line.nc
         self._subject = line.subject
         self._keepalive = line.keepalive_seconds
+        self._silence = line.keepalive_seconds  # after so much of it a status is due
         self._probe = line.probe
         self._closed = False
         self._last = time.monotonic()
@@ -62,7 +63,7 @@ class Outlet(ABC):
 
     def is_silent(self, now: float) -> bool:
         """Say whether a status is due."""
-        return not self._closed and now - self._last >= self._keepalive
+        return not self._closed and now - self._last >= self._silence
 
     def abandon(self) -> None:
         """Publish nothing more, no end either."""

@@ -1,4 +1,4 @@
-"""Where FastStream 0.7.8 and nats-py 2.16 are corrected; tests/test_subscriptions.py pins each reason.
+"""Where FastStream 0.7.8 and nats-py 2.16 are corrected; tests/broker/patches/test_subscribing.py pins each reason.
 
 FastStream stops a subscriber by ignoring messages first and unsubscribing later, so that a worker which drains stays in
 the queue group and swallows requests. Leaving comes first here, and with a real barrier.
@@ -36,6 +36,26 @@ async def step_in(nc: Client, subscriptions: Iterable[Any]) -> None:
     """Have the server route to these subscriptions again. It ignores the second time."""
     for subscription in subscriptions:
         await nc._send_subscribe(subscription)  # noqa: SLF001
+
+
+def queue_groups(nc: Client) -> list[Any]:
+    """Return every subscription of a connection that shares with other workers, whichever room made it."""
+    return [subscription for subscription in nc._subs.values() if subscription.queue]  # noqa: SLF001
+
+
+async def subscribe_again(nc: Client) -> None:
+    """Ask for every subscription again: one that the server had refused is taken once its rights are mended."""
+    await step_in(nc, list(nc._subs.values()))  # noqa: SLF001
+
+
+async def leave_groups(nc: Client) -> None:
+    """Have this server send nothing more that another worker can have. A reconnect brings all of it back.
+
+    Raises:
+        nats.errors.Error: The server did not answer in time, or is gone.
+    """
+    await step_out(nc, queue_groups(nc))
+    await settle(nc)
 
 
 async def leave(nc: Client, subscriptions: Collection[Any]) -> None:

@@ -18,7 +18,7 @@ HEADER_MAX_BYTES: Final = 64 * 1024
 _NO_TIMEOUT: Final = aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None)
 
 
-class Line:
+class Session:
     """One session, and how many calls are on it."""
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
@@ -41,10 +41,10 @@ class Sessions:
     def __init__(self, tls: ssl.SSLContext | None, connect_seconds: float) -> None:
         self._tls = tls
         self._connect_seconds = connect_seconds
-        self._lines: OrderedDict[tuple[str | None, bool], Line] = OrderedDict()
-        self._retired: list[Line] = []
+        self._lines: OrderedDict[tuple[str | None, bool], Session] = OrderedDict()
+        self._retired: list[Session] = []
 
-    async def line(self, proxy: str | None, *, guarded: bool) -> Line:
+    async def line(self, proxy: str | None, *, guarded: bool) -> Session:
         """Return the line for calls through `proxy`, guarded or not."""
         socks = proxy if is_socks(proxy) else None
         # Through an HTTP proxy the only address that we connect to is the proxy's, which the operator chose.
@@ -53,11 +53,11 @@ class Sessions:
             await self._forget_idle()
             # Another call may have made it during that wait.
             if key not in self._lines:
-                self._lines[key] = Line(self._open(socks, guarded=key[1]))
+                self._lines[key] = Session(self._open(socks, guarded=key[1]))
         self._lines.move_to_end(key)
         return self._lines[key]
 
-    def retire(self, line: Line) -> None:
+    def retire(self, line: Session) -> None:
         """Put no new call on this line: its idle connections are dead. Its running calls end in peace."""
         for key, one in list(self._lines.items()):
             if one is line:

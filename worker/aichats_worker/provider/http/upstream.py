@@ -14,7 +14,7 @@ from aichats_worker.errors import DeadlineExceeded, Phase
 from aichats_worker.provider.http.answer import HttpAnswer
 from aichats_worker.provider.http.failures import UPSTREAM_ERRORS, as_worker_error
 from aichats_worker.provider.http.route import Route, Timeouts
-from aichats_worker.provider.http.sessions import Line, Sessions, is_socks
+from aichats_worker.provider.http.sessions import Session, Sessions, is_socks
 
 REDIRECTS_MAX: Final = 5
 REFUSAL_SECONDS: Final = 2.0  # for the body of an answer whose status says enough
@@ -138,7 +138,7 @@ class Upstream:
         return timeouts if request.first_byte is None else replace(timeouts, first_byte=request.first_byte)
 
     async def _until_first_byte(
-        self, send: Callable[..., Awaitable[aiohttp.ClientResponse]], line: Line, timeouts: Timeouts
+        self, send: Callable[..., Awaitable[aiohttp.ClientResponse]], line: Session, timeouts: Timeouts
     ) -> tuple[aiohttp.ClientResponse, bytes | None]:
         response: aiohttp.ClientResponse | None = None
         timer = asyncio.timeout(timeouts.connect)

@@ -1,0 +1,180 @@
+"""What nats-py 2.16 and FastStream 0.7.8 do on their own: where one of these fails, its correction can go."""
+
+import asyncio
+import logging
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import nats
+import pytest
+from faststream.nats import NatsBroker
+from nats.aio.client import Client
+from nats.errors import Error as NatsError
+from nats.errors import FlushTimeoutError
+
+from tests.broker.identities import Key
+from tests.broker.test_returning import MakeServer, users
+from tests.direct.test_corridor import until
+from tests.link import Link, linked
+from tests.processes import NatsServer, free_port
+
+OPTIONS: dict[str, Any] = {"reconnect_time_wait": 0.1, "max_reconnect_attempts": -1}
+
+
+async def quiet(_: Exception) -> None:
+    """What it says is seen by what it does."""
+
+
+@pytest.fixture
+async def server(own_nats_server: MakeServer) -> NatsServer:
+    return own_nats_server()
+
+
+@pytest.fixture
+async def link(server: NatsServer) -> AsyncIterator[Link]:
+    async with linked(server.port) as running:
+        yield running
+
+
+@pytest.fixture
+async def bare() -> AsyncIterator[Callable[..., Any]]:
+    clients: list[Client] = []
+
+    async def connect(url: str, **options: Any) -> Any:
+        clients.append(await nats.connect(url, **(OPTIONS | {"error_cb": quiet} | options)))
+        return clients[-1]
+
+    yield connect
+    for client in clients:
+        await client.close()
+
+
+async def test_a_callback_that_raises_ends_nats_pys_reconnect_for_good(server: NatsServer, bare: Any) -> None:
+    """Why ours raises nothing, and why somebody looks whether the task has ended."""
+
+    async def raising(error: Exception) -> None:
+        if isinstance(error, OSError):
+            raise error
+
+    nc = await bare(server.url, error_cb=raising)
+    server.stop()
+    await until(lambda: nc._reconnection_task is not None and nc._reconnection_task.done())
+    server.start()
+    await asyncio.sleep(0.5)
+    assert not nc.is_connected
+    assert not nc.is_closed
+
+
+async def test_faststreams_callback_raises_where_a_broker_refuses(nats_server: NatsServer) -> None:
+    """Why FastStream is given a connection that we made: once this raises nothing, its own will do."""
+    broker = NatsBroker(nats_server.url, logger=logging.getLogger("quiet"), log_level=logging.DEBUG)
+    with pytest.raises(NatsError):
+        await broker._log_connection_broken(None)(NatsError("nats: 'Authorization Violation'"))
+
+
+async def test_any_word_of_the_server_closes_nats_py_for_good(link: Link, bare: Any) -> None:
+    nc = await bare(link.url)
+    link.inject(b"-ERR 'Maximum Subscriptions Exceeded'\r\n")
+    await until(lambda: bool(nc.is_closed))
+
+
+async def test_nats_py_reads_the_limit_of_a_message_in_the_first_info_alone(
+    own_nats_server: MakeServer, bare: Any
+) -> None:
+    server = own_nats_server(users(limits="limits { max_payload: 65536 }"))
+    nc = await bare(server.url, user="u", password="p")
+    await nc.flush()
+    await nc.flush()
+    assert nc.max_payload == 1024 * 1024
+
+
+async def test_nats_py_keeps_the_public_key_of_a_seed_that_was_rotated(
+    own_nats_server: MakeServer, bare: Any, tmp_path: Path
+) -> None:
+    old, new = Key("U"), Key("U")
+    config = "server_name: s\nauthorization {{ users: [ {{nkey: {}}} ] }}\n"
+    server = own_nats_server(config.format(old.public), jetstream=False)
+    seed = tmp_path / "seed"
+    seed.write_text(old.seed)
+    nc = await bare(server.url, nkeys_seed=str(seed))
+    seed.write_text(new.seed)
+    server.stop()
+    server.configure(config.format(new.public))
+    server.start()
+    await until(lambda: nc.last_error is not None and "uthorization" in str(nc.last_error))
+    assert not nc.is_connected
+
+
+def test_nats_py_reads_a_credentials_file_without_a_jwt_for_ever(tmp_path: Path) -> None:
+    (tmp_path / "creds").write_text("")
+    program = f"from nats.aio.client import Client; Client()._read_creds_user_jwt({str(tmp_path / 'creds')!r})"
+    with pytest.raises(subprocess.TimeoutExpired):
+        subprocess.run([sys.executable, "-c", program], timeout=3, check=False)
+
+
+async def test_nats_py_leaves_a_refused_connection_open(own_nats_server: MakeServer, bare: Any) -> None:
+    server = own_nats_server(users())
+    nc = await bare(server.url, user="u", password="p")
+    server.stop()
+    server.configure(users(password="other"))
+    server.start()
+    writers: set[Any] = set()
+
+    def refused_thrice() -> bool:
+        writers.add(nc._transport._io_writer)
+        return len(writers) >= 4
+
+    await until(refused_thrice)
+    assert sum(not writer.transport.is_closing() for writer in writers) >= 2
+    for writer in writers:
+        writer.close()
+
+
+async def test_the_answer_to_a_flush_that_was_given_up_ends_nats_pys_reading(link: Link, bare: Any) -> None:
+    nc = await bare(link.url)
+    link.flowing.clear()
+    with pytest.raises(FlushTimeoutError):
+        await nc.flush(timeout=1)
+    link.flowing.set()
+    await until(lambda: bool(nc._reading_task.done()))
+    assert nc.is_connected, "as far as it can tell"
+
+
+@pytest.mark.filterwarnings("ignore:parameter 'timeout':DeprecationWarning")  # nats-py's, of aiohttp
+async def test_nats_py_forgets_the_websocket_of_a_server_that_it_heard_of(
+    own_nats_server: MakeServer, bare: Any
+) -> None:
+    ports = free_port(), free_port()
+
+    def config(name: str, mine: int, other: int) -> str:
+        cluster = f'cluster {{ name: c, listen: "127.0.0.1:{mine}", routes: ["nats://127.0.0.1:{other}"] }}'
+        return f'server_name: {name}\nwebsocket {{ listen: "127.0.0.1:{free_port()}", no_tls: true }}\n{cluster}\n'
+
+    first = config("a", *ports)
+    own_nats_server(first, jetstream=False)
+    own_nats_server(config("b", *reversed(ports)), jetstream=False)
+    port = first.partition('listen: "127.0.0.1:')[2].partition('"')[0]
+    nc = await bare(f"ws://127.0.0.1:{port}")
+    await until(lambda: bool(nc.discovered_servers))
+    assert {server.scheme for server in nc.discovered_servers} == {"nats"}
+
+
+async def test_nats_py_stays_on_a_server_that_retires_until_it_is_thrown_out(
+    own_nats_server: MakeServer, bare: Any
+) -> None:
+    server = own_nats_server('server_name: s\nlame_duck_duration: "30s"\nlame_duck_grace_period: "20s"\n')
+    told = asyncio.Event()
+
+    async def lame_duck() -> None:
+        told.set()
+
+    nc = await bare(server.url, lame_duck_mode_cb=lame_duck)
+    server.send(signal.SIGUSR2)
+    async with asyncio.timeout(5):
+        await told.wait()
+    assert nc.is_connected
+    server.kill()

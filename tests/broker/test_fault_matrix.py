@@ -1,0 +1,260 @@
+"""The fault matrix: docs/faults.md says what each requester may see, and this holds it against what happens."""
+
+import asyncio
+import re
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import nats
+import orjson
+import pytest
+from nats.aio.client import Client
+from nats.errors import Error as NatsError
+
+from aichats_worker.app import App
+from tests.broker.identities import Key
+from tests.conftest import StartWorker
+from tests.direct.test_corridor import until
+from tests.link import Link, linked
+from tests.processes import ROOT, NatsServer, free_port
+from tests.requester import ask
+
+REQ = "ai.v1.req.text.default"
+ASK = "ai.v1.ask.text.default"
+RESUME = "ai.v1.ctl.resume.default"
+BODY = b"[sim: words=40 pause=0.1]"
+LONG = b"[sim: words=600 pause=0.1]"
+SILENCE_SECONDS = 6.0
+# The record that no fault leaves with a gap came with this room: without it, the columns of jobs are not looked at.
+JOBS = find_spec("aichats_worker.jobs.serving") is not None
+KEY = Key("U")
+PROBE = "{user: probe, password: p}"
+
+
+@dataclass
+class World:
+    """A worker at work behind a link, its broker, and a requester on a way of its own."""
+
+    server: NatsServer
+    link: Link
+    app: App
+    nc: Client
+    seed: Path
+    other: NatsServer | None = None
+
+
+def config(*, user: str = f"{{nkey: {KEY.public}}}", limits: str = "", more: str = "") -> str:
+    return f"server_name: s\naccounts {{ A {{ jetstream: enabled, users: [{user}, {PROBE}]\n {limits} }} }}\n{more}"
+
+
+async def freezes(world: World) -> None:
+    world.server.send(signal.SIGSTOP)
+    await asyncio.sleep(2)
+    world.server.send(signal.SIGCONT)
+
+
+async def is_killed(world: World) -> None:
+    world.server.kill()
+    world.server.start()
+
+
+async def is_cut(world: World) -> None:
+    world.link.cut()
+
+
+async def refuses(world: World) -> None:
+    world.server.configure(config(user="{user: u, password: p}"))
+    world.server.send(signal.SIGHUP)  # a user that is gone is thrown out
+    await until(lambda: "uthorization" in world.app.connection.disconnected())
+    await asyncio.sleep(2)
+    world.server.configure(config())
+    world.server.send(signal.SIGHUP)
+
+
+async def reads_an_empty_seed(world: World) -> None:
+    good = world.seed.read_text()
+    world.seed.write_text("")
+    await is_killed(world)
+    await until(lambda: "NATS_NKEY" in world.app.connection.disconnected())
+    world.seed.write_text(good)
+
+
+async def reaches_the_limit(world: World) -> None:
+    for n in range(60):
+        await world.app.broker.connection.subscribe(f"ai.v1.int.more.{n}")
+    await until(lambda: bool(world.app.connection.refused))
+
+
+async def says_an_error(world: World) -> None:
+    world.link.inject(b"-ERR 'Invalid Subject'\r\n-ERR 'Maximum Subscriptions Exceeded'\r\n")
+
+
+async def reconnect_ends(world: World) -> None:
+    connection: Any = world.app.broker.connection
+    world.link.cut()
+    await until(lambda: connection._reconnection_task is not None and not connection.is_connected)
+    connection._reconnection_task.cancel()
+
+
+async def retires(world: World) -> None:
+    world.server.send(signal.SIGUSR2)
+    await until(lambda: world.app.broker.connection.stats["reconnects"] == 1)
+
+
+async def callback_is_cancelled(world: World) -> None:
+    connection: Any = world.app.broker.connection
+    subscription = next(each for each in connection._subs.values() if each.subject == "ai.v1.req.text.*")
+    subscription._wait_for_msgs_task.cancel()
+    await until(lambda: not subscription._wait_for_msgs_task.done())
+
+
+FAULTS: dict[str, Callable[[World], Awaitable[None]]] = {
+    "the broker freezes for 2 s": freezes,
+    "the broker is killed and comes back": is_killed,
+    "the worker's link is cut": is_cut,
+    "the broker refuses the worker for 2 s": refuses,
+    "the seed file is empty while the broker restarts": reads_an_empty_seed,
+    "the account's limit of subscriptions is reached": reaches_the_limit,
+    "the broker says an error that ends nothing": says_an_error,
+    "the reconnect itself ends": reconnect_ends,
+    "the broker retires, and there is another": retires,
+    "a subscription's callback is cancelled": callback_is_cancelled,
+}
+
+
+def table() -> dict[str, dict[str, set[str]]]:
+    """What docs/faults.md says: of each fault, what each way to ask may see."""
+    lines = [line for line in (ROOT / "docs" / "faults.md").read_text().splitlines() if line.startswith("| ")]
+    head, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
+    return {
+        row[0]: {way: set(re.split(r",\s*", cell)) for way, cell in zip(head[1:], row[1:], strict=True)} for row in rows
+    }
+
+
+@asynccontextmanager
+async def world_of(
+    fault: str, own_nats_server: Callable[..., NatsServer], start_worker: StartWorker, seed: Path
+) -> AsyncIterator[World]:
+    seed.write_text(KEY.seed)
+    more, other = "", None
+    ports = free_port(), free_port()
+    if fault.startswith("the broker retires"):
+        more = f'lame_duck_duration: "30s"\nlame_duck_grace_period: "1s"\n{_cluster(*ports)}'
+    limits = "limits { max_subscriptions: 60 }" if "limit of subscriptions" in fault else ""
+    server = own_nats_server(config(limits=limits, more=more), jetstream=not more)
+    if more:
+        other = own_nats_server(
+            config(more=_cluster(*reversed(ports))).replace("server_name: s", "server_name: t"), jetstream=False
+        )
+    async with linked(server.port) as link:
+        jobs = {"worker_jobs": JOBS and other is None, "worker_ack_wait_seconds": 3}
+        app = await start_worker(nats_url=server.url if other else link.url, nats_nkey=str(seed), **jobs)
+        await until(lambda: app.health.ready()[0])
+        if other:
+            await until(lambda: bool(app.broker.connection.discovered_servers))
+        nc = await nats.connect(
+            (other or server).url, user="probe", password="p", reconnect_time_wait=0.1, max_reconnect_attempts=-1
+        )
+        yield World(server, link, app, nc, seed, other)
+        await nc.close()
+        await app.drain()
+        if other:
+            server.kill()  # one that retires takes its time
+
+
+def _cluster(mine: int, other: int) -> str:
+    return f'cluster {{ name: c, listen: "127.0.0.1:{mine}", routes: ["nats://127.0.0.1:{other}"] }}\n'
+
+
+async def stream(nc: Client, subject: str, body: bytes, **headers: str) -> list[Any]:
+    """The events of a request up to its sentinel, or up to a silence."""
+    queue: asyncio.Queue[Any] = asyncio.Queue()
+    inbox = nc.new_inbox()
+    subscription = await nc.subscribe(inbox, cb=queue.put)
+    await nc.publish(subject, body, reply=inbox, headers=headers or None)
+    events: list[Any] = []
+    try:
+        while True:
+            async with asyncio.timeout(SILENCE_SECONDS if subject != ASK else 3 * SILENCE_SECONDS):
+                message = await queue.get()
+            if not message.data:
+                return [*events, None]
+            events.append(orjson.loads(message.data))
+    except TimeoutError:
+        return events
+    finally:
+        await subscription.unsubscribe()
+
+
+def seen(events: list[Any]) -> str:
+    """In the words of docs/faults.md."""
+    if not events or events[-1] is not None:
+        return "cut"
+    if events[-2]["type"] == "error":
+        return "told"
+    last = max(event["attempt"] for event in events[:-1])  # a job's: a higher attempt replaces all that was collected
+    *rest, end = (event for event in events[:-1] if event["attempt"] == last)
+    assert end["type"] in ("done", "result"), end
+    return "whole" if [event["seq"] for event in (*rest, end)] == list(range(len(rest) + 1)) else "gap"
+
+
+async def cancelled(nc: Client) -> str:
+    """Whether a cancel finds a running request."""
+    running = asyncio.create_task(stream(nc, REQ, LONG, **{"Nats-Msg-Id": "to-cancel"}))
+    await asyncio.sleep(0.5)
+    answer = await nc.request("ai.v1.ctl.cancel.default.to-cancel", b"", timeout=5)
+    events = await running
+    ended = events[-1] is None and events[-2]["data"]["code"] == "cancelled"
+    return "true" if orjson.loads(answer.data)["cancelled"] and ended else "false"
+
+
+async def served(nc: Client) -> str:
+    return "served" if (await ask(nc, REQ, b"[sim: words=1]"))[-1].type == "done" else "refused"
+
+
+async def until_served(world: World) -> None:
+    async with asyncio.timeout(20):
+        while True:
+            if world.nc.is_connected and world.app.broker.connection.is_connected:
+                try:
+                    await world.nc.request("$SRV.PING.ai-worker", b"", timeout=1)
+                except NatsError:
+                    continue
+                return
+            await asyncio.sleep(0.05)
+
+
+def test_every_fault_of_the_table_is_caused() -> None:
+    assert list(table()) == list(FAULTS)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_each_requester_sees_what_the_table_says(
+    own_nats_server: Callable[..., NatsServer], start_worker: StartWorker, tmp_path: Path, fault: str
+) -> None:
+    async with world_of(fault, own_nats_server, start_worker, tmp_path / "seed") as world:
+        under_way = {"req": stream(world.nc, REQ, BODY), "ask": stream(world.nc, ASK, BODY)}
+        if world.app.settings.worker_jobs:
+            for name in ("job", "resume"):
+                await world.nc.jetstream().publish(f"ai.v1.job.text.default.{name}", BODY)
+            under_way["resume"] = stream(world.nc, RESUME, b'{"id":"resume"}')
+        tasks = {way: asyncio.create_task(work) for way, work in under_way.items()}
+        running = len(under_way) + world.app.settings.worker_jobs
+        await until(lambda: world.app.slots["text"].count - world.app.slots["text"].free == running)
+        await asyncio.sleep(0.5)
+        await FAULTS[fault](world)
+        await until_served(world)
+        found = {
+            "cancel": await cancelled(world.nc),
+            "the next request": await served(world.nc),
+        }
+        found |= {way: seen(await task) for way, task in tasks.items()}
+        if world.app.settings.worker_jobs:
+            found["job"] = seen(await stream(world.nc, RESUME, b'{"id":"job"}'))
+        allowed = table()[fault]
+        assert not {way: what for way, what in found.items() if what not in allowed[way]}, (found, allowed)

@@ -1,0 +1,406 @@
+"""The connection comes back: whatever the broker, a file or a callback does, and it says why it is away."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import nats
+import pytest
+import trustme
+from nats.aio.client import Client
+from nats.errors import Error as NatsError
+
+from aichats_worker import wiring
+from aichats_worker.app import App
+from aichats_worker.broker.connecting import connect
+from aichats_worker.broker.patches.subscribing import settle
+from aichats_worker.settings import load_settings
+from tests.broker.identities import Key, Operator
+from tests.conftest import SpawnWorker, StartWorker
+from tests.direct.test_corridor import outcomes, until
+from tests.link import linked
+from tests.processes import NatsServer, free_port
+from tests.requester import Exchange, ask, text_of
+
+REQ = "ai.v1.req.text.default"
+SHORT = b"[sim: words=1]"
+
+MakeServer = Callable[..., NatsServer]
+
+
+def users(*, password: str = "p", rights: str = "", limits: str = "") -> str:  # noqa: S107
+    """A server with two users: the worker's, whom it may refuse, and a requester's."""
+    worker = f"{{user: u, password: {password}{f', permissions: {rights}' if rights else ''}}}"
+    account = f"A {{ jetstream: enabled, users: [{worker}, {{user: probe, password: p}}]\n {limits} }}"
+    return f"server_name: s\naccounts {{ {account} }}\n"
+
+
+def says(app: App, check: str) -> str:
+    checks: dict[str, str] = app.health.ready()[1]["checks"]
+    return checks[check]
+
+
+@pytest.fixture
+async def probe() -> AsyncIterator[Callable[[NatsServer], Any]]:
+    """A requester's connection to a server with users."""
+    clients: list[Client] = []
+
+    async def connect(server: NatsServer, **options: Any) -> Client:
+        options = {"user": "probe", "password": "p", "reconnect_time_wait": 0.1, "max_reconnect_attempts": -1} | options
+        clients.append(await nats.connect(server.url, **options))
+        return clients[-1]
+
+    yield connect
+    for client in clients:
+        await client.close()
+
+
+async def served(nc: Client) -> bool:
+    return bool((await ask(nc, REQ, SHORT))[-1].type == "done")
+
+
+async def test_a_broker_that_refuses_the_worker_is_asked_until_it_takes_it(
+    own_nats_server: MakeServer, start_worker: StartWorker, probe: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = own_nats_server(users())
+    app = await start_worker(nats_url=server.url, nats_user="u", nats_password="p")
+    server.stop()
+    server.configure(users(password="other"))
+    server.start()
+    await until(lambda: "authorization violation" in says(app, "broker").lower())
+    await asyncio.sleep(2.5)  # some tries, which are said once
+    assert not app.health.ready()[0]
+    assert app.health.live()[0], "a wait mends it, a restart does not"
+    said = [record for record in caplog.messages if "authorization violation" in record.lower()]
+    assert len(said) <= 1
+    server.configure(users())
+    server.send(signal.SIGHUP)
+    await until(lambda: app.health.ready()[0])
+    assert await served(await probe(server))
+
+
+@pytest.mark.parametrize("kind", ["nkey", "creds"])
+@pytest.mark.parametrize("broken", ["empty", "missing"])
+async def test_a_file_that_is_broken_for_a_moment_is_read_again(
+    own_nats_server: MakeServer, start_worker: StartWorker, tmp_path: Path, kind: str, broken: str
+) -> None:
+    file, operator, key = tmp_path / "file", Operator(), Key("U")
+    nkeys = f"server_name: s\nauthorization {{ users: [ {{nkey: {key.public}}} ] }}\n"
+    server = own_nats_server(nkeys if kind == "nkey" else operator.config(), jetstream=False)
+    good = key.seed if kind == "nkey" else operator.credentials()
+    file.write_text(good)
+    app = await start_worker(nats_url=server.url, **{f"nats_{kind}": str(file)})
+    file.write_text("") if broken == "empty" else file.unlink()
+    server.stop()
+    server.start()
+    await until(lambda: f"NATS_{kind.upper()}" in says(app, "broker"))
+    file.write_text(good)
+    await until(lambda: app.health.ready()[0])
+
+
+async def test_a_rotated_seed_is_used_with_its_own_public_key(
+    own_nats_server: MakeServer, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    file, keys = tmp_path / "seed", [Key("U"), Key("U")]
+    config = [f"server_name: s\nauthorization {{ users: [ {{nkey: {key.public}}} ] }}\n" for key in keys]
+    server = own_nats_server(config[0], jetstream=False)
+    file.write_text(keys[0].seed)
+    app = await start_worker(nats_url=server.url, nats_nkey=str(file))
+    file.write_text(keys[1].seed)
+    server.stop()
+    server.configure(config[1])
+    server.start()
+    await until(lambda: app.broker.connection.stats["reconnects"] == 1)
+
+
+async def test_renewed_certificates_are_used_at_the_next_connect(
+    own_nats_server: MakeServer, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    def issue(ca: trustme.CA, name: str, who: str) -> None:
+        issued = ca.issue_cert(who)
+        issued.cert_chain_pems[0].write_to_path(str(tmp_path / f"{name}.pem"))
+        issued.private_key_pem.write_to_path(str(tmp_path / f"{name}-key.pem"))
+
+    def renew(ca: trustme.CA) -> None:
+        ca.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+        issue(ca, "server", "127.0.0.1")
+        issue(ca, "client", "worker@example.org")
+
+    renew(trustme.CA())
+    files = f'cert_file: "{tmp_path}/server.pem", key_file: "{tmp_path}/server-key.pem", ca_file: "{tmp_path}/ca.pem"'
+    server = own_nats_server(f"server_name: s\ntls {{ {files}, verify: true }}\n", jetstream=False)
+    names = {"nats_ca": "ca.pem", "nats_cert": "client.pem", "nats_key": "client-key.pem"}
+    app = await start_worker(nats_url=server.url, **{name: str(tmp_path / file) for name, file in names.items()})
+    renew(trustme.CA())  # nothing of the old ones is good for the new server
+    server.stop()
+    server.start()
+    await until(lambda: app.broker.connection.stats["reconnects"] == 1)
+
+
+async def test_a_jwt_that_expires_costs_no_more_than_a_broker_restart(
+    own_nats_server: MakeServer, start_worker: StartWorker, tmp_path: Path, probe: Any
+) -> None:
+    file, operator = tmp_path / "creds", Operator()
+    server = own_nats_server(operator.config(), jetstream=False)
+    file.write_text(operator.credentials(seconds=2))
+    app = await start_worker(nats_url=server.url, nats_creds=str(file))
+    file.write_text(operator.credentials())
+    own = tmp_path / "own"
+    own.write_text(operator.credentials())
+    nc = await probe(server, user_credentials=str(own), user=None, password=None)
+    exchange = await Exchange(nc).send(REQ, b"[sim: words=40 pause=0.1]")
+    while (await exchange.next()).data:
+        pass
+    await until(lambda: outcomes(app) == {"done": 1.0})
+    assert app.broker.connection.stats["reconnects"] == 1
+    assert await served(nc)
+
+
+async def test_credentials_of_a_url_hold_for_a_server_that_was_only_heard_of(
+    own_nats_server: MakeServer, start_worker: StartWorker
+) -> None:
+    ports = free_port(), free_port()
+
+    def config(name: str, mine: int, other: int) -> str:
+        user = '{user: u, password: "p/q"}'
+        cluster = f'cluster {{ name: c, listen: "127.0.0.1:{mine}", routes: ["nats://127.0.0.1:{other}"] }}'
+        return f"server_name: {name}\nauthorization {{ users: [ {user} ] }}\n{cluster}\n"
+
+    first = own_nats_server(config("a", *ports), jetstream=False)
+    own_nats_server(config("b", *reversed(ports)), jetstream=False)
+    app = await start_worker(nats_url=first.url.replace("//", "//u:p%2Fq@"))
+    await until(lambda: bool(app.broker.connection.discovered_servers))
+    first.stop()
+    await until(lambda: app.broker.connection.stats["reconnects"] == 1)
+
+
+async def test_a_subscription_limit_costs_no_stream_and_is_told_until_it_is_raised(
+    own_nats_server: MakeServer, start_worker: StartWorker, probe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aichats_worker.broker.watching.ASK_AGAIN_SECONDS", 0.5)
+    server = own_nats_server(users(limits="limits { max_subscriptions: 40 }"))
+    nc = await probe(server)
+    app = await start_worker(nats_url=server.url, nats_user="u", nats_password="p")
+    exchange = await Exchange(nc).send(REQ, b"[sim: words=20 pause=0.1]")
+    await exchange.event()
+    for n in range(40):
+        await app.broker.connection.subscribe(f"ai.v1.int.more.{n}")
+    await until(lambda: "limit of subscriptions" in says(app, "subscriptions"))
+    assert not app.health.ready()[0]
+    assert (await exchange.all())[-1].type == "done"
+    assert app.broker.connection.stats["reconnects"] == 0
+    server.configure(users())
+    server.send(signal.SIGHUP)
+    await until(lambda: app.health.ready()[0])
+
+
+async def test_a_refused_subscription_is_told_until_its_right_is_given(
+    own_nats_server: MakeServer, start_worker: StartWorker, probe: Any
+) -> None:
+    rights = '{ subscribe: ["_INBOX.>", "ai.v1.ctl.>", "ai.v1.int.>", "$SRV.>"] }'
+    server = own_nats_server(users(rights=rights))
+    app = await start_worker(nats_url=server.url, nats_user="u", nats_password="p")
+    assert "ai.v1.req.text.*: the broker's rights refuse it" in says(app, "subscriptions")
+    assert not app.health.ready()[0]
+    server.configure(users())
+    server.send(signal.SIGHUP)
+    await until(lambda: app.health.ready()[0])
+    assert await served(await probe(server))
+
+
+@pytest.mark.parametrize("how", ["of the account", "after a restart"])
+async def test_images_are_split_by_the_limit_that_holds(
+    own_nats_server: MakeServer, start_worker: StartWorker, probe: Any, how: str
+) -> None:
+    small = (
+        users(limits="limits { max_payload: 65536 }") if how == "of the account" else "max_payload: 65536\n" + users()
+    )
+    server = own_nats_server(small if how == "of the account" else users())
+    app = await start_worker(nats_url=server.url, nats_user="u", nats_password="p")
+    if how == "after a restart":
+        server.stop()
+        server.configure(small)
+        server.start()
+    await until(lambda: app.broker.connection.max_payload == 65536 and app.health.ready()[0])
+    nc = await probe(server)
+    events = await ask(nc, "ai.v1.req.image.default", b"[sim: bytes=300000]")
+    assert [event.type for event in events] == ["image"] * 7 + ["done"]
+    assert app.broker.connection.stats["reconnects"] == (how == "after a restart")
+
+
+async def test_a_reconnect_that_ended_is_begun_again(own_nats_server: MakeServer, start_worker: StartWorker) -> None:
+    server = own_nats_server()
+    app = await start_worker(nats_url=server.url)
+    connection: Any = app.broker.connection
+    server.stop()
+    await until(lambda: connection._reconnection_task is not None)
+    connection._reconnection_task.cancel()
+    await until(lambda: bool(connection._reconnection_task.done()))
+    server.start()
+    await until(lambda: app.health.ready()[0])
+
+
+@pytest.mark.parametrize("what", ["_reading_task", "_flusher_task", "_ping_interval_task"])
+async def test_a_connection_whose_inside_has_ended_is_made_anew(
+    own_nats_server: MakeServer, start_worker: StartWorker, what: str
+) -> None:
+    server = own_nats_server()
+    app = await start_worker(nats_url=server.url)
+    nc = await nats.connect(server.url)
+    getattr(app.broker.connection, what).cancel()
+    await until(lambda: app.broker.connection.stats["reconnects"] == 1 and app.health.ready()[0])
+    assert await served(nc)
+    await nc.close()
+
+
+async def test_a_subscription_whose_callback_was_cancelled_hears_again(nc: Client, start_worker: StartWorker) -> None:
+    app = await start_worker()
+    heard: list[bytes] = []
+
+    async def hear(message: Any) -> None:
+        heard.append(message.data)
+        if message.data == b"first":
+            raise asyncio.CancelledError
+
+    await app.broker.connection.subscribe("ai.v1.int.deaf", cb=hear)
+    await settle(app.broker.connection)
+    for body in (b"first", b"second"):
+        await nc.publish("ai.v1.int.deaf", body)
+    await until(lambda: heard == [b"first", b"second"])
+
+
+async def test_what_fails_after_a_reconnect_costs_nothing(
+    own_nats_server: MakeServer, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise RuntimeError("a defect")
+
+    server = own_nats_server()
+    app = await start_worker(nats_url=server.url)
+    monkeypatch.setattr(app.connection, "_on_reconnect", fail)
+    for count in (1, 2):
+        server.stop()
+        server.start()
+        await until(lambda count=count: app.broker.connection.stats["reconnects"] == count)
+        await until(lambda: app.health.ready()[0])
+
+
+async def test_an_error_of_the_brokers_alone_ends_nothing(
+    own_nats_server: MakeServer, start_worker: StartWorker
+) -> None:
+    server = own_nats_server()
+    async with linked(server.port) as link:
+        app = await start_worker(nats_url=link.url)
+        nc = await nats.connect(server.url)
+        exchange = await Exchange(nc).send(REQ, b"[sim: words=10 pause=0.1]")
+        await exchange.event()
+        for word in (b"Invalid Subject", b"Maximum Subscriptions Exceeded", b"User Authentication Revoked"):
+            link.inject(b"-ERR '" + word + b"'\r\n")
+        assert (await exchange.all())[-1].type == "done"
+        assert app.broker.connection.stats["reconnects"] == 0
+        await nc.close()
+        await app.drain()
+
+
+async def test_a_connection_closed_for_good_fails_liveness(start_worker: StartWorker) -> None:
+    app = await start_worker()
+    assert app.health.live()[0]
+    await app.broker.connection.close()
+    live, body = app.health.live()
+    assert not live
+    assert "closed for good" in body["checks"]["connection"]
+    assert not app.health.ready()[0]
+
+
+async def test_a_broker_that_wants_tls_first_is_named_and_then_reached(
+    own_nats_server: MakeServer, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    ca = trustme.CA()
+    ca.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    issued = ca.issue_cert("127.0.0.1")
+    issued.cert_chain_pems[0].write_to_path(str(tmp_path / "s.pem"))
+    issued.private_key_pem.write_to_path(str(tmp_path / "k.pem"))
+    tls = f'cert_file: "{tmp_path}/s.pem", key_file: "{tmp_path}/k.pem", handshake_first: true'
+    server = own_nats_server(f"server_name: s\ntls {{ {tls} }}\n", jetstream=False)
+    settings = {"nats_url": server.url, "nats_ca": str(tmp_path / "ca.pem")}
+    with pytest.raises(NatsError, match="where it wants TLS first, set NATS_TLS_FIRST=on"):
+        await connect(wiring.access(load_settings(**settings)))
+    app = await start_worker(nats_tls_first=True, **settings)
+    assert app.health.ready()[0]
+
+
+@pytest.mark.filterwarnings("ignore:parameter 'timeout':DeprecationWarning")  # nats-py's, of aiohttp
+async def test_a_worker_serves_over_websockets_and_comes_back(
+    own_nats_server: MakeServer, start_worker: StartWorker
+) -> None:
+    port = free_port()
+    server = own_nats_server(f'server_name: s\nwebsocket {{ listen: "127.0.0.1:{port}", no_tls: true }}\n')
+    app = await start_worker(nats_url=f"ws://127.0.0.1:{port}")
+    nc = await nats.connect(server.url, reconnect_time_wait=0.1, max_reconnect_attempts=-1)
+    for count in (1, 2):
+        assert (await ask(nc, "ai.v1.req.image.default", b"[sim: bytes=3000000]"))[-1].type == "done"
+        server.kill()
+        server.start()
+        await until(lambda count=count: app.broker.connection.stats["reconnects"] == count)
+        await until(lambda: app.health.ready()[0] and nc.is_connected)
+    await nc.close()
+
+
+async def test_a_broker_that_retires_loses_no_event_of_a_worker_that_can_go_elsewhere(
+    own_nats_server: MakeServer, start_worker: StartWorker, probe: Any
+) -> None:
+    ports = free_port(), free_port()
+
+    def config(name: str, mine: int, other: int) -> str:
+        cluster = f'cluster {{ name: c, listen: "127.0.0.1:{mine}", routes: ["nats://127.0.0.1:{other}"] }}'
+        return f'server_name: {name}\nlame_duck_duration: "30s"\nlame_duck_grace_period: "1s"\n{cluster}\n'
+
+    first = own_nats_server(config("a", *ports), jetstream=False)
+    second = own_nats_server(config("b", *reversed(ports)), jetstream=False)
+    app = await start_worker(nats_url=first.url)
+    await until(lambda: bool(app.broker.connection.discovered_servers))
+    nc = await nats.connect(second.url)
+    exchanges = [await Exchange(nc).send(REQ, b"[sim: words=1200 pause=0.003]") for _ in range(20)]
+    for exchange in exchanges:
+        await exchange.event()
+    first.send(signal.SIGUSR2)
+    for exchange in exchanges:
+        events = await exchange.all()  # which checks that none is missing
+        assert events[-1].type == "done"
+        assert text_of(events)
+    assert app.broker.connection.stats["reconnects"] == 1
+    assert await served(nc)
+    await nc.close()
+
+
+async def test_a_broker_that_retires_and_has_no_other_is_told(
+    own_nats_server: MakeServer, start_worker: StartWorker
+) -> None:
+    retiring = 'server_name: s\nlame_duck_duration: "30s"\nlame_duck_grace_period: "20s"\n'
+    server = own_nats_server(retiring, jetstream=False)
+    app = await start_worker(nats_url=server.url)
+    server.send(signal.SIGUSR2)
+    await until(lambda: "lame-duck" in says(app, "lame_duck"))
+    assert app.health.ready()[0], "it serves as long as it can"
+    assert app.broker.connection.stats["reconnects"] == 0
+    server.kill()  # it would take its time
+
+
+async def test_the_log_says_what_happened_to_the_connection_and_why(
+    own_nats_server: MakeServer, spawn_worker: SpawnWorker
+) -> None:
+    server = own_nats_server()
+    worker = await spawn_worker(NATS_URL=server.url, WORKER_JOBS="off")
+    server.stop()
+    await until(lambda: "broker not reached" in worker.log)
+    await asyncio.sleep(3)  # some tries
+    server.start()
+    await worker.ready()
+    lines = [line for line in worker.log.splitlines() if '"broker' in line]
+    assert [line.partition('"event": "')[2].partition('"')[0] for line in lines] == [
+        "broker disconnected",
+        "broker not reached",
+        "broker connected again",
+    ]

@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Final, Literal
 
 JOBS_PER_SECOND: Final = 30.0
@@ -229,8 +230,15 @@ def _broker_blows(dice: random.Random, scale: Scale) -> tuple[Blow, ...]:
         "stream full": failures,
         "leader moved": 2 * failures,
     }
+    full = cycle(STREAMS)  # in turn, the records' first: a worker that dies meanwhile has not stored its end
     return tuple(
-        Blow(at, what, dice.random(), dice.uniform(0.5, 4), stream=dice.choice(STREAMS))
+        Blow(
+            at=at,
+            what=what,
+            pick=dice.random(),
+            seconds=dice.uniform(0.5, 4),
+            stream=next(full) if what == "stream full" else dice.choice(STREAMS),
+        )
         for at, what in _when(dice, counts, scale)
     )
 

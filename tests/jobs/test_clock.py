@@ -56,3 +56,10 @@ def test_the_brokers_time_is_kept_by_the_monotonic_clock_and_corrected_by_each_a
     assert clock.offset() == pytest.approx(time.time() - clock.now(), abs=0.1)
     clock.learn("2026-01-02T03:04:10Z", now, now)
     assert clock.now() == pytest.approx(1767323050, abs=0.1)
+
+
+def test_an_answer_that_was_long_on_its_way_corrects_nothing() -> None:
+    clock, now = BrokerClock(), time.monotonic()
+    clock.learn("2030-01-01T00:00:00Z", now, now)
+    clock.learn("2030-01-01T00:00:00Z", now, now + 5)  # frozen between the question and the answer
+    assert clock.now() == pytest.approx(1893456000, abs=1)

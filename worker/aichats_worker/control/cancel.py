@@ -221,6 +221,7 @@ class Cancels:
                 except JobLost:
                     return None
             self._keep(ending)
+            ending.add_done_callback(_left)
             await asyncio.wait({ending}, timeout=REMOVED_SECONDS)
             return True
         finally:
@@ -231,6 +232,15 @@ class Cancels:
     def _keep(self, task: asyncio.Task[None]) -> None:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _left(ending: asyncio.Task[None]) -> None:
+    """Take note of a removal that this worker's end has broken off: the end is stored, and the next worker goes on."""
+    error = None if ending.cancelled() else ending.exception()
+    if isinstance(error, JobLost):
+        log.info("a cancelled job is left in the queue for others to remove")
+    elif error is not None:
+        log.error("defect", exc_info=error)
 
 
 async def _respond(message: Msg, answer: bytes) -> None:

@@ -10,6 +10,7 @@ from aichats_worker.jobs.messages import epoch
 log = structlog.get_logger(__name__)
 
 OFF_MAX_SECONDS: Final = 1.0
+ROUND_TRIP_MAX_SECONDS: Final = 0.5  # an answer's time is right to half of its way
 
 
 class BrokerClock:
@@ -27,6 +28,8 @@ class BrokerClock:
             asked: When the question went out, by time.monotonic().
             answered: When the answer came.
         """
+        if self._ahead is not None and answered - asked > ROUND_TRIP_MAX_SECONDS:
+            return  # somewhere in it this process was frozen, or the network silent: what we know is better
         self._ahead = epoch(ts) - (asked + answered) / 2
         off = abs(self.offset()) > OFF_MAX_SECONDS
         if off and not self._told:

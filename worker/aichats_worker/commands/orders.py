@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,7 +105,7 @@ async def submit_all(asker: Asker, orders: list[Order]) -> int:
     columns = (TextColumn("submitting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     turns = asyncio.Semaphore(AT_ONCE)
     async with asker.client() as ai:
-        with Progress(*columns, console=console(), disable=len(orders) == 1) as progress:
+        with Progress(*columns, console=console(), disable=len(orders) == 1 or not sys.stderr.isatty()) as progress:
             task = progress.add_task("", total=len(orders))
 
             async def one(order: Order) -> bool:

@@ -36,8 +36,6 @@ class Seen:
         errors: How many of them ended in an error.
         average_ms: From receipt to end.
         per_second: Requests since the last look; None at the first one.
-        running: Requests at work now; None where it does not say.
-        first_event_ms: From receipt to the first content, lately; None where it does not say.
         provider_working: False while its circuit is open.
         models: That it offers.
     """
@@ -48,8 +46,6 @@ class Seen:
     errors: int
     average_ms: int
     per_second: float | None
-    running: int | None
-    first_event_ms: int | None
     provider_working: bool
     models: str
 
@@ -66,16 +62,9 @@ class Seen:
             errors=sum(each.get("num_errors", 0) for each in endpoints),
             average_ms=round(spent / max(requests, 1) / 1e6),
             per_second=round(max(0, requests - before.requests) / seconds, 1) if before else None,
-            running=_told(endpoints, "running", sum),
-            first_event_ms=_told(endpoints, "first_event_ms", max),
             provider_working=metadata.get("provider_working") != "false",
             models=", ".join(filter(None, (metadata.get("models_text"), metadata.get("models_image")))),
         )
-
-
-def _told(endpoints: list[dict[str, Any]], name: str, joined: Any) -> int | None:
-    values = [each["data"][name] for each in endpoints if (each.get("data") or {}).get(name) is not None]
-    return int(joined(values)) if values else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +112,11 @@ def _show(live: Live | None, seen: list[Seen], queue: list[Waiting], *, as_json:
 
 
 def _page(seen: list[Seen], queue: list[Waiting]) -> Group:
-    columns = ("worker", "version", "running", "requests", "errors", "per s", "average", "first event", "circuit")
+    columns = ("worker", "version", "requests", "errors", "per s", "average", "circuit")
     workers = Table(*columns, box=None)
     for one in sorted(seen, key=lambda one: one.id):
         circuit = "closed" if one.provider_working else "[red]open[/red]"
-        cells = (one.running, one.requests, one.errors, one.per_second, _ms(one.average_ms), _ms(one.first_event_ms))
+        cells = (one.requests, one.errors, one.per_second, f"{one.average_ms} ms")
         workers.add_row(one.id[:8], one.version, *("" if cell is None else str(cell) for cell in cells), circuit)
     jobs = Table("queue", "waits", "taken", "of those, retried", box=None)
     for waiting in queue:
@@ -135,10 +124,6 @@ def _page(seen: list[Seen], queue: list[Waiting]) -> Group:
     models = sorted({one.models for one in seen if one.models})
     says = f"{len(seen)} worker{'s' if len(seen) != 1 else ''}" + (f"; models: {'; '.join(models)}" if models else "")
     return Group(says, workers if seen else "", jobs if queue else "no queue, or it is not for this user to see")
-
-
-def _ms(milliseconds: int | None) -> str | None:
-    return None if milliseconds is None else f"{milliseconds} ms"
 
 
 async def _stats(nc: NatsClient) -> list[dict[str, Any]]:

@@ -182,7 +182,9 @@ def _explained(case: Case) -> Iterator[str]:
 
 def _calls(case: Case) -> Iterator[str]:
     begun = sum(stored.event["data"] == "started" for stored in case.record)
-    if len(case.calls) > begun:
+    # A connection that is used again and closed before any answer is no failed call: it is asked once more at once.
+    again = sum(call == "cut" for call in case.calls[:-1])
+    if len(case.calls) > begun + again:
         yield f"{len(case.calls)} calls, {begun} attempts"
 
 

@@ -265,11 +265,11 @@ async def test_the_page_on_rights_lists_the_samples(user: str, way: str) -> None
 async def test_the_doctor_finds_worker_and_operator_well(site: Secured) -> None:
     worker = await site.command("worker", "doctor", WORKER_JOBS_PROVISION="off")
     assert worker.status == 0, worker.out.decode()
-    assert "the jobs' consumers are there for this user" in worker.out.decode()
+    assert "AIJOBS/ai-workers-image are there" in worker.out.decode()
     assert "are not for this user to ask" in worker.out.decode()
     operator = await site.command("operator", "doctor")
     assert operator.status == 0, operator.out.decode()
-    assert "is on" in operator.out.decode()
+    assert "AIJOBS/ai-workers-image are there" in operator.out.decode()
     assert "1 answers" in operator.out.decode()
 
 

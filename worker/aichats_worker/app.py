@@ -69,7 +69,7 @@ class App:
         self.executor = Executor(
             self.provider, wiring.limits(settings), self.slots, runs=self.runs, telemetry=self.telemetry
         )
-        self.handover = Handover(self.slots, self.subjects)
+        self.handover = Handover(self.slots, self.subjects, self.runs)
         self.tasks = Tasks()
         self.connection = ConnectionWatch(on_reconnect=self._reconnected)
         metrics = faststream_metrics(self.telemetry.registry, self.subjects.prefix)
@@ -204,6 +204,11 @@ class App:
     def jobs(self) -> Serving | None:
         """The jobs' place here; None as long as none are served."""
         return self._serving if self._serving is not None and self._serving.served.is_set() else None
+
+    async def jobs_served(self) -> None:
+        """Wait until jobs are fetched. Returns at once where none are to be served."""
+        if self._serving is not None:
+            await self._serving.served.wait()
 
     def _reconnected(self) -> None:
         self.handover.again()

@@ -22,6 +22,7 @@ from aichats_worker.simulator.server import start_simulator
 Source = Literal["simulator", "aichats", "openai"]
 
 NATS_PORT: Final = 4222
+JOBS_TIMEOUT_SECONDS: Final = 30.0
 HTTP_PORT: Final = 8080
 PORTS_TRIED: Final = 100
 WELL: Final = ("done", "handed_over", "gone", "cancelled")
@@ -55,6 +56,8 @@ class Playground:
             app = App(settings)
             stack.push_async_callback(app.drain)
             await app.start()
+            async with asyncio.timeout(JOBS_TIMEOUT_SECONDS):
+                await app.jobs_served()  # what is printed next can be typed at once
             console.print(_welcome(settings, self._described(settings)), markup=False, soft_wrap=True)
             await asyncio.Event().wait()
 

@@ -27,7 +27,7 @@ from aichats_worker.jobs.queue import Job
 from aichats_worker.jobs.work import Jobs
 from aichats_worker.request.call import job_call
 from aichats_worker.request.outcome import Completed
-from aichats_worker.request.runs import Run, Runs
+from aichats_worker.request.runs import Runs
 from aichats_worker.telemetry import Telemetry
 
 log = structlog.get_logger(__name__)
@@ -104,7 +104,7 @@ class Cancels:
         """Stop a run for another worker, and answer once its end is out."""
         tenant, request_id = message.subject.split(".")[-2:]
         run = self._runs.find(tenant, request_id)
-        stopped = run is not None and await _stopped(run)
+        stopped = run is not None and await run.cancel()
         if message.reply:
             await _respond(message, _STOPPED if stopped else _OTHERWISE)
 
@@ -130,7 +130,7 @@ class Cancels:
         while True:
             run = self._runs.find(tenant, request_id)
             if run is not None:
-                if await _stopped(run):
+                if await run.cancel():
                     return True
                 if isinstance(await run.ended(), Completed):
                     return False
@@ -248,12 +248,6 @@ async def _respond(message: Msg, answer: bytes) -> None:
         await message.respond(answer)
     except NatsError as error:  # the worker ends, or its connection does: whoever asked hears nothing, and asks again
         log.warning("a cancel is not answered", error=str(error) or type(error).__name__)
-
-
-async def _stopped(run: Run) -> bool:
-    """Stop a run, and say whether its end is `cancelled` once it is out."""
-    run.stop(Cancelled(CANCELLED.message))
-    return isinstance(await run.ended(), Cancelled)
 
 
 def _waits(job: Job, place: Place) -> bool:

@@ -8,6 +8,7 @@ lost on its way is asked again, and a request never is.
 
 import asyncio
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -23,6 +24,7 @@ from aichats_schemas.subjects import KINDS, QUEUE, Kind, Subjects, is_token, new
 from aichats_worker.broker.patches.subscribing import step_in, step_out
 from aichats_worker.errors import HandedOver, Overloaded
 from aichats_worker.request.call import Call
+from aichats_worker.request.runs import Runs
 from aichats_worker.request.slots import Slots
 
 log = structlog.get_logger(__name__)
@@ -107,15 +109,32 @@ class _Room:
         self._slots.changed.set()
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Another worker that may have taken a request: what the request is called there."""
+
+    nc: Client
+    subject: str
+
+    async def cancel(self) -> bool:
+        """Have it stopped there. True where its end is `cancelled`; the other worker publishes that."""
+        try:
+            return bool((await self.nc.request(self.subject, timeout=TAKE_TIMEOUT_SECONDS)).data == TAKEN)
+        except NatsError:
+            return False
+
+
 class Handover:
     """Gives away what finds no slot here, and takes what finds none elsewhere.
 
     Args:
         slots: Of each kind.
         subjects: Below the worker's prefix.
+        runs: What is at work here.
     """
 
-    def __init__(self, slots: Mapping[Kind, Slots], subjects: Subjects) -> None:
+    def __init__(self, slots: Mapping[Kind, Slots], subjects: Subjects, runs: Runs) -> None:
+        self._runs = runs
         self._slots = slots
         self._subjects = subjects
         self._id = new_id()
@@ -135,7 +154,12 @@ class Handover:
             if message.reply:
                 await message.respond(self._take(message, accept))
 
+        async def stopped(message: Msg) -> None:
+            if message.reply:
+                self._runs.spawn(self._stop(message), "hand-over-stop")  # the next one must not wait for it
+
         await nc.subscribe(self._subjects.internal("take", self._id, "*"), cb=taken)
+        await nc.subscribe(self._subjects.internal("stop-taken", self._id, "*"), cb=stopped)
         for kind in KINDS:
 
             async def asked(message: Msg, kind: Kind = kind) -> None:
@@ -174,12 +198,20 @@ class Handover:
             self._slots[found.kind].give_back()
         return TAKEN
 
-    async def give(self, call: Call, taken: Callable[[], object]) -> None:
+    async def _stop(self, message: Msg) -> None:
+        """Cancel a request that was taken, for the worker that it came from."""
+        found = self._offers.get(message.subject.rpartition(".")[2])
+        run = self._runs.find(found.offer.tenant, found.offer.id) if found is not None and found.taken else None
+        cancelled = run is not None and await run.cancel()
+        with suppress(NatsError):
+            await message.respond(TAKEN if cancelled else b"")
+
+    async def give(self, call: Call, taken: Callable[[Place], object]) -> None:
         """Find a slot for a request that has none: returns where one was taken here after all.
 
         Args:
             call: The request.
-            taken: Called as soon as another worker may have it, also where this is cancelled then.
+            taken: Told as soon as another worker may have it, also where this is cancelled then.
 
         Raises:
             HandedOver: Another worker has it.
@@ -214,7 +246,7 @@ class Handover:
         worker, _, token = answer.data.decode("ascii", "replace").partition(".")
         return f"{worker}.{token}" if is_token(worker) and is_token(token) and worker != self._id else ""
 
-    async def _taken(self, nc: Client, call: Call, place: str, taken: Callable[[], object]) -> bool:
+    async def _taken(self, nc: Client, call: Call, place: str, taken: Callable[[Place], object]) -> bool:
         """Send the request to where a slot is free, and wait for the word even where it is stopped meanwhile."""
         sending = asyncio.create_task(self._send(nc, call, place), name=f"hand-over:{call.id}")
         try:
@@ -222,7 +254,7 @@ class Handover:
         finally:
             await asyncio.wait({sending})  # bounded by the request's own timeout
             if not sending.cancelled() and sending.exception() is None and sending.result():
-                taken()
+                taken(Place(nc, self._subjects.internal("stop-taken", place)))
         return sending.result()
 
     async def _send(self, nc: Client, call: Call, place: str) -> bool:

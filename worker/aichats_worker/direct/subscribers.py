@@ -9,7 +9,8 @@ from faststream.nats.subscriber.usecases import CoreSubscriber
 
 from aichats_schemas.events import StreamEvent
 from aichats_schemas.subjects import KINDS, QUEUE, Kind, ReplyRule, Subjects
-from aichats_worker.errors import Abandoned, HandedOver, RequesterGone, TooLarge, WorkerError
+from aichats_worker.direct.handover import Place
+from aichats_worker.errors import Abandoned, Cancelled, HandedOver, RequesterGone, TooLarge, WorkerError
 from aichats_worker.request.call import MODELS, Call, core_call
 from aichats_worker.request.executor import Executor
 from aichats_worker.request.outcome import Outcome
@@ -20,7 +21,7 @@ from aichats_worker.telemetry import Telemetry
 
 CoreMode = Literal["req", "ask"]
 MODES: tuple[CoreMode, ...] = ("req", "ask")
-Give = Callable[[Call, Callable[[], object]], Awaitable[None]]
+Give = Callable[[Call, Callable[[Place], object]], Awaitable[None]]
 
 
 class CoreDelivery:
@@ -36,7 +37,7 @@ class CoreDelivery:
     def __init__(self, call: Call, core: "Core") -> None:
         self.call = call
         self._core = core
-        self._given = False
+        self._place: Place | None = None
         line = core.watch.line(call.reply_to, probed=call.mode == "req")
         self._reply = Ask(line, call) if call.mode == "ask" else Reply(line, call)
 
@@ -49,16 +50,18 @@ class CoreDelivery:
     async def elsewhere(self) -> None:
         """Have another worker do it all; return where a slot came free here first."""
         self._reply.hush()  # the other one's events begin at 0
-        await self._core.give(self.call, self._gone)
+        await self._core.give(self.call, self._given)
         self._reply.speak()
 
-    def _gone(self) -> None:
-        self._given = True
+    def _given(self, place: Place) -> None:
+        self._place = place
 
     async def settle(self, run: Run, outcome: Outcome) -> Outcome:
-        """Publish the end, unless another worker has it: whoever cancels finds it there."""
-        if self._given:
-            outcome = HandedOver()
+        """Publish the end, unless another worker has it. Cancelled meanwhile, it is cancelled there."""
+        if self._place is not None:
+            self._reply.abandon()
+            cancelled = isinstance(outcome, Cancelled) and await self._place.cancel()
+            return outcome if cancelled else HandedOver()
         self._core.executor.runs.release(run)  # before the end is out: the next request of this id may come
         if isinstance(outcome, Abandoned):
             self._reply.abandon()

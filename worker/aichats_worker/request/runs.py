@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, Final
 
-from aichats_worker.errors import Abandoned, ShuttingDown, WorkerError
+from aichats_worker.errors import Abandoned, Cancelled, ShuttingDown, WorkerError
 from aichats_worker.request.call import Call
 from aichats_worker.request.outcome import Outcome
 
@@ -46,6 +46,11 @@ class Run:
         if self._task is not None:
             self._task.cancel()
         return True
+
+    async def cancel(self) -> bool:
+        """Stop the request for its requester, and say whether its end is `cancelled` once it is out."""
+        self.stop(Cancelled("cancelled by the requester"))
+        return isinstance(await self.ended(), Cancelled)
 
     def check(self) -> None:
         """Raise the cause of a stop whose cancellation was swallowed."""

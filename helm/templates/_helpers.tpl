@@ -112,7 +112,13 @@ helm.sh/chart: {{ printf "%s-%s" $.Chart.Name $.Chart.Version | replace "+" "_" 
 
 {{/* The settings that are paths: their secrets are mounted, not put into the environment. */}}
 {{- define "worker.files" -}}
-["NATS_CREDS", "NATS_NKEY", "NATS_CA", "NATS_CERT", "NATS_KEY"]
+["NATS_CREDS", "NATS_NKEY", "NATS_CA", "NATS_CERT", "NATS_KEY", "PROVIDER_CA", "PROVIDER_CERT", "PROVIDER_KEY"]
+{{- end }}
+
+{{/* (list $ "AIJOBS"): the stream's name below the prefix. */}}
+{{- define "worker.stream" -}}
+{{- $prefix := (index . 0).Values.settings.WORKER_SUBJECT_PREFIX | default "ai.v1" -}}
+{{- if eq $prefix "ai.v1" }}{{ index . 1 }}{{ else }}{{ index . 1 }}_{{ $prefix | replace "." "_" }}{{ end }}
 {{- end }}
 
 {{/* A whole number stays one: a template's numbers are floats, and 20971520 would be printed as 2.097152e+07. */}}

@@ -330,21 +330,25 @@ def test_nack_makes_what_the_contract_names(render: Render) -> None:
     objects = render(
         {
             "provision": {"mode": "nack", "replicas": 3},
-            "settings": {"WORKER_SUBJECT_PREFIX": "x.v1", "WORKER_ACK_WAIT_SECONDS": 45, "WORKER_MAX_DELIVER": 7},
+            "settings": {
+                "WORKER_SUBJECT_PREFIX": "x.v1",
+                "WORKER_ACK_WAIT_SECONDS": 45,
+                "WORKER_TIMEOUT_SECONDS_MAX": 1000,
+            },
         }
     )
     streams = {each["spec"]["name"]: each["spec"] for each in objects if each["kind"] == "Stream"}
     consumers = {each["spec"]["durableName"]: each["spec"] for each in objects if each["kind"] == "Consumer"}
     assert {name: spec["subjects"] for name, spec in streams.items()} == {
-        "AIJOBS": ["x.v1.job.*.*.*"],
-        "AIOUT": ["x.v1.out.*.*"],
-        "AIDEAD": ["x.v1.dead.*.*.*"],
+        "AIJOBS_x_v1": ["x.v1.job.text.*.*", "x.v1.job.image.*.*"],
+        "AIOUT_x_v1": ["x.v1.out.*.*"],
+        "AIDEAD_x_v1": ["x.v1.dead.text.*.*", "x.v1.dead.image.*.*"],
     }
     assert {spec["replicas"] for spec in streams.values()} == {3}
-    assert streams["AIJOBS"]["retention"] == "workqueue"
-    assert streams["AIJOBS"]["duplicateWindow"] == streams["AIOUT"]["maxAge"] == "15m"
+    assert (streams["AIJOBS_x_v1"]["retention"], streams["AIJOBS_x_v1"]["duplicateWindow"]) == ("workqueue", "100ms")
+    assert (streams["AIOUT_x_v1"]["maxAge"], streams["AIDEAD_x_v1"]["maxAge"]) == ("1500s", "720h")
     assert {name: spec["filterSubject"] for name, spec in consumers.items()} == {
         "ai-workers-text": "x.v1.job.text.*.*",
         "ai-workers-image": "x.v1.job.image.*.*",
     }
-    assert {(spec["ackWait"], spec["maxDeliver"]) for spec in consumers.values()} == {("45s", 7)}
+    assert {(spec["ackWait"], spec["maxDeliver"]) for spec in consumers.values()} == {("45s", -1)}

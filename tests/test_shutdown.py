@@ -5,10 +5,8 @@ import signal
 
 import pytest
 from nats.aio.client import Client
-from nats.errors import NoRespondersError
 
-from tests.conftest import SpawnWorker, StartWorker
-from tests.direct.test_corridor import until
+from tests.conftest import SpawnWorker
 from tests.processes import NatsServer
 from tests.requester import Exchange, ask
 
@@ -109,31 +107,3 @@ async def test_a_worker_that_never_found_its_broker_stops_on_a_signal(
     await until_status(worker, "/livez", 200)
     worker.send(signal.SIGTERM)
     assert await worker.wait() == 0
-
-
-async def test_a_worker_that_drains_is_in_no_queue_group_any_more(nc: Client, start_worker: StartWorker) -> None:
-    app = await start_worker(worker_drain_timeout_seconds=5, worker_jobs=True)
-    await until(lambda: app.jobs is not None)
-    exchange = await Exchange(nc).send(REQ, b"[sim: words=4 pause=0.3]")
-    await exchange.event()
-    draining = asyncio.create_task(app.drain())
-    await until(lambda: not app.health.ready()[0])
-    await app.broker.connection.flush()
-    for subject in (REQ, "ai.v1.ctl.cancel.t.x", "ai.v1.ctl.resume.t", "ai.v1.int.room.text"):
-        with pytest.raises(NoRespondersError):
-            await nc.request(subject, b"", timeout=5)
-    assert (await exchange.all())[-1].type == "done"
-    assert await draining == 0
-
-
-async def test_a_worker_that_is_stopped_while_the_broker_is_away_ends(
-    own_nats_server: object, start_worker: StartWorker
-) -> None:
-    server: NatsServer = own_nats_server()  # type: ignore[operator]
-    app = await start_worker(nats_url=server.url)
-    server.kill()
-    await until(lambda: not app.health.ready()[0])
-    async with asyncio.timeout(20):
-        assert await app.drain() == 0
-    assert app._nc is not None
-    assert app._nc.is_closed, "else it would go on trying to come back"

@@ -304,7 +304,9 @@ async def test_a_request_that_is_handed_over_can_be_cancelled(nc: Client, start_
             "ai.v1.req.text.t", b"[sim: words=200 pause=0.1]", {"Nats-Msg-Id": f"h{number}"}
         )
         await nc.flush()
-        assert await cancel(nc, f"h{number}", tenant="t"), number
+        found = await cancel(nc, f"h{number}", tenant="t")
+        # What was sent a moment ago may be on its way still, to a worker that does not hold it yet.
+        assert found or await cancel(nc, f"h{number}", tenant="t"), number
         assert (await exchange.all())[-1].data.code == "cancelled"
     await until(lambda: full.slots["text"].free == 0)
 

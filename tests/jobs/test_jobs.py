@@ -387,7 +387,7 @@ async def test_a_worker_that_stops_gives_its_job_back_at_once_and_that_does_not_
 ) -> None:
     settings = {"worker_ack_wait_seconds": 30, "worker_attempts_max": 1}
     worker = await start_jobs(**settings)
-    await broker.submit("[sim: words=30 pause=0.1]")
+    await broker.submit("[sim: words=80 pause=0.1]")
     for _ in range(3):
         await broker.content()
         successor = await start_jobs(**settings)

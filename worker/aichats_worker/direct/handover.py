@@ -110,7 +110,7 @@ class _Room:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Taker:
     """Another worker that may have taken a request: what the request is called there."""
 
     nc: Client
@@ -206,7 +206,7 @@ class Handover:
         with suppress(NatsError):
             await message.respond(TAKEN if cancelled else b"")
 
-    async def give(self, call: Call, taken: Callable[[Place], object]) -> None:
+    async def give(self, call: Call, taken: Callable[[Taker], object]) -> None:
         """Find a slot for a request that has none: returns where one was taken here after all.
 
         Args:
@@ -246,7 +246,7 @@ class Handover:
         worker, _, token = answer.data.decode("ascii", "replace").partition(".")
         return f"{worker}.{token}" if is_token(worker) and is_token(token) and worker != self._id else ""
 
-    async def _taken(self, nc: Client, call: Call, place: str, taken: Callable[[Place], object]) -> bool:
+    async def _taken(self, nc: Client, call: Call, place: str, taken: Callable[[Taker], object]) -> bool:
         """Send the request to where a slot is free, and wait for the word even where it is stopped meanwhile."""
         sending = asyncio.create_task(self._send(nc, call, place), name=f"hand-over:{call.id}")
         try:
@@ -254,7 +254,7 @@ class Handover:
         finally:
             await asyncio.wait({sending})  # bounded by the request's own timeout
             if not sending.cancelled() and sending.exception() is None and sending.result():
-                taken(Place(nc, self._subjects.internal("stop-taken", place)))
+                taken(Taker(nc, self._subjects.internal("stop-taken", place)))
         return sending.result()
 
     async def _send(self, nc: Client, call: Call, place: str) -> bool:

@@ -9,7 +9,7 @@ from faststream.nats.subscriber.usecases import CoreSubscriber
 
 from aichats_schemas.events import StreamEvent
 from aichats_schemas.subjects import KINDS, QUEUE, Kind, ReplyRule, Subjects
-from aichats_worker.direct.handover import Place
+from aichats_worker.direct.handover import Taker
 from aichats_worker.errors import Abandoned, Cancelled, HandedOver, RequesterGone, TooLarge, WorkerError
 from aichats_worker.request.call import MODELS, Call, core_call
 from aichats_worker.request.executor import Executor
@@ -21,7 +21,7 @@ from aichats_worker.telemetry import Telemetry
 
 CoreMode = Literal["req", "ask"]
 MODES: tuple[CoreMode, ...] = ("req", "ask")
-Give = Callable[[Call, Callable[[Place], object]], Awaitable[None]]
+Give = Callable[[Call, Callable[[Taker], object]], Awaitable[None]]
 
 
 class CoreDelivery:
@@ -37,7 +37,7 @@ class CoreDelivery:
     def __init__(self, call: Call, core: "Core") -> None:
         self.call = call
         self._core = core
-        self._place: Place | None = None
+        self._place: Taker | None = None
         line = core.watch.line(call.reply_to, probed=call.mode == "req")
         self._reply = Ask(line, call) if call.mode == "ask" else Reply(line, call)
 
@@ -53,7 +53,7 @@ class CoreDelivery:
         await self._core.give(self.call, self._given)
         self._reply.speak()
 
-    def _given(self, place: Place) -> None:
+    def _given(self, place: Taker) -> None:
         self._place = place
 
     async def settle(self, run: Run, outcome: Outcome) -> Outcome:

@@ -12,7 +12,6 @@ from nats.js.errors import NotFoundError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from aichats_schemas.subjects import QUEUE, is_token, new_id
-from aichats_worker.broker.patches.subscribing import leave
 from aichats_worker.control.replay import Replay
 from aichats_worker.errors import (
     Abandoned,
@@ -84,11 +83,10 @@ class Resumes:
         self._watch = watch
         self._telemetry = telemetry
         self._runs: dict[asyncio.Task[None], Run] = {}
-        self._subscription: object | None = None
 
     async def start(self) -> None:
         """Subscribe."""
-        self._subscription = await self._bus.nc.subscribe(self._bus.subjects.resume(), queue=QUEUE, cb=self._requested)
+        await self._bus.nc.subscribe(self._bus.subjects.resume(), queue=QUEUE, cb=self._requested)
 
     def again(self) -> None:
         """After a reconnect: what was on its way is lost, and nobody knows how much. Whoever reads asks again."""
@@ -96,12 +94,10 @@ class Resumes:
             run.stop(Interrupted("the connection to the broker broke; resume again with `after`"))
 
     async def stop(self) -> None:
-        """Take no more, and end those that are under way: their requesters ask another worker, with `after`."""
-        if self._subscription is not None:
-            try:
-                await leave(self._bus.nc, [self._subscription])
-            except (NatsError, TimeoutError) as error:
-                log.warning("resumes left without the broker's word", error=type(error).__name__)
+        """End those that are under way: their requesters ask another worker, with `after`.
+
+        The queue group was left before.
+        """
         for run in list(self._runs.values()):
             run.stop(ShuttingDown("this worker is shutting down; resume again with `after`"))
         if self._runs:

@@ -27,7 +27,7 @@ from aichats_worker.jobs.queue import Job
 from aichats_worker.jobs.work import Jobs
 from aichats_worker.request.call import job_call
 from aichats_worker.request.outcome import Completed
-from aichats_worker.request.runs import Runs
+from aichats_worker.request.runs import CANCELLED, Runs
 from aichats_worker.telemetry import Telemetry
 
 log = structlog.get_logger(__name__)
@@ -36,7 +36,6 @@ ANSWER_SECONDS: Final = 0.85  # of the second that the requester was promised
 OTHERS_TIMEOUT_SECONDS: Final = 0.3
 QUEUE_TIMEOUT_SECONDS: Final = 0.6
 REMOVED_SECONDS: Final = 0.1  # for the job to leave the queue before the reply; it does so afterwards as well
-CANCELLED: Final = Cancelled("cancelled by the requester")
 UNKNOWN: Final = "could not be found out: the broker's streams, or the worker that runs it, do not answer; ask again"
 _STOPPED, _OTHERWISE = b"1", b"0"
 
@@ -210,7 +209,8 @@ class Cancels:
         record.copies = self._jobs.copies(job)
         stored = asyncio.Event()
         ending = asyncio.create_task(
-            self._jobs.finish.end(job, record, CANCELLED, failed=record.mark.failed, stored=stored), name="cancel-end"
+            self._jobs.finish.end(job, record, Cancelled(CANCELLED), failed=record.mark.failed, stored=stored),
+            name="cancel-end",
         )
         waiting = asyncio.create_task(stored.wait(), name="cancel-stored")
         try:

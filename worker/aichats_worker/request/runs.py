@@ -8,6 +8,7 @@ from aichats_worker.errors import Abandoned, Cancelled, ShuttingDown, WorkerErro
 from aichats_worker.request.call import Call
 from aichats_worker.request.outcome import Outcome
 
+CANCELLED: Final = "cancelled by the requester"
 # After a stop, how long requests get to publish their ends before the connection is closed under them.
 STOP_TIMEOUT_SECONDS: Final = 5.0
 
@@ -49,7 +50,7 @@ class Run:
 
     async def cancel(self) -> bool:
         """Stop the request for its requester, and say whether its end is `cancelled` once it is out."""
-        self.stop(Cancelled("cancelled by the requester"))
+        self.stop(Cancelled(CANCELLED))
         return isinstance(await self.ended(), Cancelled)
 
     def check(self) -> None:

@@ -33,7 +33,7 @@ class Slots:
         self._held_seconds = HELD_SECONDS_UNKNOWN
         self._ended = 0
         self._refused = 0
-        self._full_since: float | None = None
+        self._had_room = True
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._freed: Callable[[], Awaitable[object]] | None = None
         self._followed: Callable[[], object] | None = None
@@ -42,11 +42,6 @@ class Slots:
     def free(self) -> int:
         """How many may start at once; not above 0 while somebody waits."""
         return self.count - self._held - len(self._waiting)
-
-    @property
-    def full_seconds(self) -> float:
-        """For how long none has been free."""
-        return 0.0 if self._full_since is None else time.monotonic() - self._full_since
 
     def tell(self, freed: Callable[[], Awaitable[object]]) -> None:
         """Have `freed` awaited after each slot that was given back, before its request says that it has ended."""
@@ -128,8 +123,6 @@ class Slots:
         """After each change: is there room?"""
         if self._followed is not None:
             self._followed()
-        had_room, has_room = self._full_since is None, self.free > 0
-        if had_room == has_room:
-            return
-        self._full_since = None if has_room else time.monotonic()
-        self.changed.set()
+        if self._had_room is not (has_room := self.free > 0):
+            self._had_room = has_room
+            self.changed.set()

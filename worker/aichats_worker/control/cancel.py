@@ -23,6 +23,7 @@ from aichats_worker.broker.bus import Bus
 from aichats_worker.broker.patches.subscribing import leave
 from aichats_worker.errors import Cancelled, JobLost
 from aichats_worker.jobs.entries import Place
+from aichats_worker.jobs.finish import REMOVED_SECONDS
 from aichats_worker.jobs.queue import Job
 from aichats_worker.jobs.work import Jobs
 from aichats_worker.request.call import job_call
@@ -35,7 +36,6 @@ log = structlog.get_logger(__name__)
 ANSWER_SECONDS: Final = 0.85  # of the second that the requester was promised
 OTHERS_TIMEOUT_SECONDS: Final = 0.3
 QUEUE_TIMEOUT_SECONDS: Final = 0.6
-REMOVED_SECONDS: Final = 0.1  # for the job to leave the queue before the reply; it does so afterwards as well
 UNKNOWN: Final = "could not be found out: the broker's streams, or the worker that runs it, do not answer; ask again"
 _STOPPED, _OTHERWISE = b"1", b"0"
 
@@ -209,7 +209,7 @@ class Cancels:
         record.copies = self._jobs.copies(job)
         stored = asyncio.Event()
         ending = asyncio.create_task(
-            self._jobs.finish.end(job, record, Cancelled(CANCELLED), failed=record.mark.failed, stored=stored),
+            self._jobs.finish.end(job, record, Cancelled(CANCELLED), failed=record.mark.failed, stored=stored.set),
             name="cancel-end",
         )
         waiting = asyncio.create_task(stored.wait(), name="cancel-stored")

@@ -1,5 +1,6 @@
 """A job at work, and what each outcome means for it."""
 
+import asyncio
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from aichats_worker.errors import (
     TooLarge,
     WorkerError,
 )
-from aichats_worker.jobs.finish import Ending
+from aichats_worker.jobs.finish import REMOVED_SECONDS, Ending
 from aichats_worker.jobs.queue import Job, Queue
 from aichats_worker.jobs.record import Record
 from aichats_worker.jobs.writing import JobWriter
@@ -116,13 +117,13 @@ class JobDelivery:
         """A job has its slot before its attempt begins."""
         raise Overloaded("all slots are taken; try again")
 
-    async def settle(self, run: Run, outcome: Outcome) -> Outcome:  # noqa: ARG002 - a job's id is free once it is out
+    async def settle(self, run: Run, outcome: Outcome) -> Outcome:
         """Bring the job to its one end, or give it back."""
         assert self._writer is not None, "opened() comes first"  # noqa: S101
         try:
-            await self._settle(self._writer, outcome)
+            await self._settle(self._writer, outcome, run)
         except TooLarge as error:
-            await self._settle(self._writer, error)
+            await self._settle(self._writer, error, run)
             outcome = error
         except JobLost as lost:
             outcome = lost
@@ -130,26 +131,27 @@ class JobDelivery:
             self._record.copies.abandon()
         return outcome
 
-    async def _settle(self, writer: JobWriter, outcome: Outcome) -> None:
+    async def _settle(self, writer: JobWriter, outcome: Outcome, run: Run) -> None:
         if isinstance(outcome, Completed):
-            await self._desk.finish.end(self._job, self._record, await writer.done(outcome))
+            end = await writer.done(outcome)
+            await self._desk.finish.end(self._job, self._record, end, stored=_told(run, outcome))
         elif isinstance(outcome, ShuttingDown):
             await self._give_back(writer, b'"given_back"', self._record.mark.failed, 0)
         elif isinstance(outcome, WorkerError):
-            await self._failed(writer, outcome)
+            await self._failed(writer, outcome, run)
 
-    async def _failed(self, writer: JobWriter, error: WorkerError) -> None:
-        before = self._record.mark.failed
+    async def _failed(self, writer: JobWriter, error: WorkerError, run: Run) -> None:
+        before, stored = self._record.mark.failed, _told(run, error)
         if isinstance(error, Cancelled):
             await writer.quiet()
-            await self._desk.finish.end(self._job, self._record, error, failed=before)
+            await self._desk.finish.end(self._job, self._record, error, failed=before, stored=stored)
             return
         delay = self._delay(error, before + 1)
         if delay is not None:
             await self._give_back(writer, b'"retrying"', before + 1, delay)
         else:
             await writer.flush()
-            await self._desk.finish.end(self._job, self._record, error, failed=before + 1)
+            await self._desk.finish.end(self._job, self._record, error, failed=before + 1, stored=stored)
 
     def _delay(self, error: WorkerError, failed: int) -> float | None:
         """Return the wait before the next attempt; None where this was the last one."""
@@ -166,3 +168,8 @@ class JobDelivery:
             await self._desk.queue.give_back(self._job, delay_seconds)
         except NatsError as error:
             log.warning("a job comes again later than it could", id=self.call.id, error=type(error).__name__)
+
+
+def _told(run: Run, outcome: Outcome) -> Callable[[], object]:
+    """Return what tells whoever waits for a run how it has ended, once that is stored: the queue may be away."""
+    return lambda: asyncio.get_running_loop().call_later(REMOVED_SECONDS, run.end, outcome)

@@ -26,6 +26,8 @@ log = structlog.get_logger(__name__)
 
 PAUSE_MIN_SECONDS: Final = 0.1
 PAUSE_MAX_SECONDS: Final = 5.0
+# How long whoever waits for an end that is stored waits for the job to leave the queue too; it does so later as well.
+REMOVED_SECONDS: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ class Ending:
         end: bytes | WorkerError,
         *,
         failed: int = 0,
-        stored: asyncio.Event | None = None,
+        stored: Callable[[], object] | None = None,
     ) -> None:
         """End a job.
 
@@ -68,7 +70,7 @@ class Ending:
             record: Whoever holds it may end the job.
             end: The data of `done`, or the error.
             failed: How many of its attempts have failed, this one included.
-            stored: Set once the end is stored: from there on it is the one.
+            stored: Called once the end is stored: from there on it is the one.
 
         Raises:
             JobLost: Somebody else has ended it, or has it.
@@ -80,7 +82,7 @@ class Ending:
         else:
             await record.append(b"done", end)
         if stored is not None:
-            stored.set()
+            stored()
         await self._leave(job, letter)
 
     async def begun(self, job: Job, end: Entry, copies: Copies | None) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from aichats_schemas.events import Usage
-from aichats_worker.errors import BadResponse, ContentFiltered, Interrupted, InvalidRequest, ModelNotFound
+from aichats_worker.errors import BadResponse, ContentFiltered, Interrupted, InvalidRequest, ModelNotFound, RateLimited
 from aichats_worker.provider import Finish, Picture, Reasoning
 from aichats_worker.provider.http.upstream import Upstream
 from aichats_worker.provider.images import Home, ImageLimits, Images
@@ -116,6 +116,20 @@ async def test_after_the_finish_reason_silence_changes_nothing() -> None:
     async with wire(lambda _: [unfinished, HOLD]) as server:
         provider = make("openai", server.url)
         assert (await collect(provider, ask("hi")))[0] == "Hello"
+        await provider.close()
+
+
+@pytest.mark.parametrize("said", ["Hello", None])
+async def test_an_error_behind_the_finish_reason_is_told_only_where_there_was_no_answer(said: str | None) -> None:
+    behind: dict[str, Any] = {"error": {"code": 429, "message": "slow down"}}
+    async with wire(lambda _: [sse(delta(said), delta(None, "stop"), behind)]) as server:
+        provider = make("openai", server.url)
+        if said:
+            text, finish = await collect(provider, ask("hi"))
+            assert (text, finish.finish_reason) == ("Hello", "stop")
+        else:
+            with pytest.raises(RateLimited):
+                await collect(provider, ask("hi"))
         await provider.close()
 
 

@@ -84,6 +84,7 @@ class Sessions:
             cookie_jar=aiohttp.DummyCookieJar(),
             trace_configs=[_tracing()],
             headers={"Accept-Encoding": "identity"},
+            auto_decompress=False,  # an encoding that aiohttp does not know would cost the status: PackedAnswer does it
             max_line_size=HEADER_MAX_BYTES,
             max_field_size=HEADER_MAX_BYTES,
         )

@@ -162,6 +162,17 @@ async def test_several_images_come_one_by_one_in_their_order_with_the_usage() ->
     assert server.asked[0].json == {"model": "dall-e-3", "prompt": "x", "n": 2, "size": "64x64", "quality": "hd"}
 
 
+async def test_images_that_were_made_are_charged_though_one_of_them_cannot_be_had() -> None:
+    data = [{"b64_json": base64.b64encode(image("png", 0)).decode()}, {"b64_json": "AAAA"}]
+    answer = http(json.dumps({"data": data, "usage": {"input_tokens": 4, "output_tokens": 9}}).encode())
+    async with wire(lambda _: [answer]) as server:
+        provider = make("openai", server.url)
+        with pytest.raises(Interrupted) as told:
+            await pictures(provider, ask("x", options={"n": 2}))
+        await provider.close()
+    assert told.value.usage == Usage(input_tokens=4, output_tokens=9, estimated=False)
+
+
 PNG = image("png", 0)
 B64 = base64.b64encode(PNG).decode()
 

@@ -76,7 +76,7 @@ class Upstream:
 
     def __init__(self, route: Route | None = None) -> None:
         self._route = route or Route()
-        self._sessions = Sessions(self._route.tls, self._route.timeouts.connect)
+        self._sessions = Sessions(self._route.timeouts.connect)
 
     async def call(self, request: Request) -> HttpAnswer:
         """Send a request and wait for the first byte of its answer. Redirects are answers like any other.
@@ -125,6 +125,7 @@ class Upstream:
             data=request.body,
             proxy=None if is_socks(proxy) else proxy,
             allow_redirects=False,
+            ssl=self._route.tls() or True,
         )
         try:
             response, first = await self._until_first_byte(send, line, self._timeouts(request))

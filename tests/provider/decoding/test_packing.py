@@ -36,6 +36,7 @@ def unpacked(encoding: str, pieces: list[bytes]) -> list[bytes]:
     return found
 
 
+@pytest.mark.fuzz
 @pytest.mark.parametrize(("encoding", "pack"), PACKS.values(), ids=PACKS)
 @given(data=st.binary(max_size=200), cuts=st.lists(st.integers(0, 300), max_size=5))
 def test_any_cut_gives_the_same_bytes(

@@ -152,7 +152,7 @@ class App:
         log.info("ready", instance=self.discovery.id, prefix=self.subjects.prefix, max_payload=nc.max_payload)
 
     async def _subscribe(self, bus: Bus) -> Jobs:
-        await self.watch.start(bus.nc)
+        await self.watch.start(self.broker.nc)
         await self.discovery.start(bus.nc)
         jobs = await self._open_jobs(bus)
         await self.broker.start()

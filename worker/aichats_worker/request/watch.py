@@ -9,17 +9,19 @@ from dataclasses import dataclass
 from typing import Final
 
 import structlog
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
+from nats.errors import MaxPayloadError
 
-from aichats_worker.errors import Internal
+from aichats_worker.broker.patches.returning import ComesBack
+from aichats_worker.errors import Internal, Interrupted
 
 log = structlog.get_logger(__name__)
 
 TICKS_PER_KEEPALIVE: Final = 8
 STOP_TIMEOUT_SECONDS: Final = 1.0
 NO_RESPONDERS: Final = "503"
+SMALLER: Final = "the broker takes less in one message than when this answer began; try again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,7 @@ class Line:
         probe: The worker's own inbox for the server's word that nobody listens; empty for none.
     """
 
-    nc: Client
+    nc: ComesBack
     subject: str
     keepalive_seconds: float
     token: str
@@ -77,6 +79,8 @@ class Outlet(ABC):
             probe = self._probe
         try:
             await self._nc.publish(self._subject, payload, reply=probe, headers=headers)  # type: ignore[arg-type]
+        except MaxPayloadError as error:
+            raise Interrupted(SMALLER) from error
         except NatsError as error:
             raise Internal("the broker does not take the answer; try again later") from error
 
@@ -99,11 +103,11 @@ class Watch:
         self._open: dict[str, tuple[Outlet, Callable[[], object] | None]] = {}
         self._count = 0
         self._inbox = ""
-        self._nc: Client | None = None
+        self._nc: ComesBack | None = None
         self._ticker: asyncio.Task[None] | None = None
         self._stopped = False
 
-    async def start(self, nc: Client) -> None:
+    async def start(self, nc: ComesBack) -> None:
         """Subscribe to the probes' answers and start the keep-alive."""
         self._nc = nc
         self._inbox = nc.new_inbox()

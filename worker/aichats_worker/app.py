@@ -153,6 +153,7 @@ class App:
 
     async def _subscribe(self, bus: Bus) -> Jobs:
         await self.watch.start(self.broker.nc)
+        self.tasks.keep("keep-alive", self.watch.run)
         await self.discovery.start(bus.nc)
         jobs = await self._open_jobs(bus)
         await self.broker.start()
@@ -192,6 +193,7 @@ class App:
         """Serve jobs as soon as JetStream lets us; core requests are served meanwhile."""
         describe(self.broker, self.subjects.job)
         self.telemetry.watch_clock(jobs.clock.offset)
+        self.health.add(Check("clock", jobs.clock.trouble, gates=False))  # jobs go by the broker's
         self._resumes = Resumes(jobs.mail, jobs, self.watch, self.telemetry)
         self._streams = self._watch_streams(jobs.mail.bus)
         self.tasks.keep("streams", self._streams.run)
@@ -243,8 +245,6 @@ class App:
         cut = await self.runs.drain(self.settings.worker_drain_timeout_seconds)
         if self._cancels is not None:
             await self._cancels.stop()  # until here its requests can be cancelled, by whichever worker is asked
-        if self._serving is not None:
-            await self._serving.stop()
         await self.close()
         return cut
 
@@ -260,7 +260,7 @@ class App:
 
     async def close(self) -> None:
         """Close every connection, flushing what was published."""
-        await self.watch.stop()
+        self.watch.stop()
         await self.tasks.stop()
         await self._disconnect()
         await self.provider.close()

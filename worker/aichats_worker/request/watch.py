@@ -19,7 +19,6 @@ from aichats_worker.errors import Internal, Interrupted
 log = structlog.get_logger(__name__)
 
 TICKS_PER_KEEPALIVE: Final = 8
-STOP_TIMEOUT_SECONDS: Final = 1.0
 NO_RESPONDERS: Final = "503"
 SMALLER: Final = "the broker takes less in one message than when this answer began; try again"
 
@@ -104,22 +103,17 @@ class Watch:
         self._count = 0
         self._inbox = ""
         self._nc: ComesBack | None = None
-        self._ticker: asyncio.Task[None] | None = None
         self._stopped = False
 
     async def start(self, nc: ComesBack) -> None:
-        """Subscribe to the probes' answers and start the keep-alive."""
+        """Subscribe to the probes' answers."""
         self._nc = nc
         self._inbox = nc.new_inbox()
         await nc.subscribe(f"{self._inbox}.*", cb=self._answered)
-        self._ticker = asyncio.create_task(self._tick(), name="keep-alive")
 
-    async def stop(self) -> None:
-        """Stop the keep-alive."""
-        self._stopped = True  # under back-pressure nats-py swallows the cancellation
-        if self._ticker is not None:
-            self._ticker.cancel()
-            await asyncio.wait({self._ticker}, timeout=STOP_TIMEOUT_SECONDS)
+    def stop(self) -> None:
+        """Have run() end, though under back-pressure nats-py swallows its cancellation."""
+        self._stopped = True
 
     def line(self, subject: str, *, probed: bool = False) -> Line:
         """Return a line to a reply subject.
@@ -150,7 +144,8 @@ class Watch:
         if found is not None and found[1] is not None:
             found[1]()
 
-    async def _tick(self) -> None:
+    async def run(self) -> None:
+        """Keep what is open alive, until cancelled."""
         while not self._stopped:
             await asyncio.sleep(self.keepalive_seconds / TICKS_PER_KEEPALIVE)
             now = time.monotonic()

@@ -18,7 +18,6 @@ from aichats_worker.errors import (
     JobLost,
     Overloaded,
     ShuttingDown,
-    TooLarge,
     WorkerError,
 )
 from aichats_worker.jobs.finish import REMOVED_SECONDS, Ending
@@ -126,7 +125,7 @@ class JobDelivery:
         assert self._writer is not None, "opened() comes first"  # noqa: S101
         try:
             await self._settle(self._writer, outcome, run)
-        except TooLarge as error:
+        except WorkerError as error:  # the end, or what was joined before it, cannot be stored as it is
             outcome = run.charged(error)
             await self._settle(self._writer, outcome, run)
         except JobLost as lost:

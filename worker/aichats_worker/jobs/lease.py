@@ -6,7 +6,7 @@ No more than that: whether a job is still ours its record says.
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Final
 
 import structlog
@@ -36,23 +36,11 @@ class Leases:
         self._ack_wait: dict[Kind, float] = {}
         self._held: dict[int, tuple[Job, float]] = {}
         self._checks: dict[int, Check] = {}
-        self._task: asyncio.Task[None] | None = None
         self._said = Said()
 
     def follow(self, kind: Kind, ack_wait_seconds: float) -> None:
         """Go by what the kind's consumer has now."""
         self._ack_wait[kind] = ack_wait_seconds
-
-    def start(self) -> None:
-        """Begin to renew."""
-        self._task = asyncio.create_task(self._renew(), name="leases")
-
-    async def stop(self) -> None:
-        """Renew no more."""
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
 
     def holds(self, job: Job) -> bool:
         """Say whether a job is in work here, under whatever delivery."""
@@ -72,7 +60,8 @@ class Leases:
         """Have it looked at whether a job that is held is still ours, where its lease was renewed too late."""
         self._checks[job.seq] = check
 
-    async def _renew(self) -> None:
+    async def run(self) -> None:
+        """Renew what is held, until cancelled."""
         while True:
             interval = min(self._ack_wait.values(), default=1.0) / RENEWALS_PER_ACK_WAIT
             await asyncio.sleep(min(interval / 2, TICK_MAX_SECONDS))

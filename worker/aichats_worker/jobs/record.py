@@ -6,6 +6,7 @@ Whoever the broker refuses has lost the job. No clock is asked.
 import asyncio
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
@@ -98,7 +99,8 @@ class Record:
             TooLarge: The broker takes no event of this size; none is stored.
             nats.errors.Error: It could not be stored in `tries_max` tries.
         """
-        await self._until_stored(tries_max)
+        with suppress(TooLarge):  # of an attempt that was broken off: it is closed without it
+            await self._until_stored(tries_max)
         mark = self.mark if failed is None else replace(self.mark, failed=failed)
         self._pending = self._envelope.event(kind, data), {**(headers or {}), MARK: str(mark)}
         await self._until_stored(tries_max)

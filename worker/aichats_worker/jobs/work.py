@@ -76,7 +76,7 @@ class Jobs:
                 held.callback(slots.give_back)
             try:
                 if self._leaving:
-                    await self.queue.give_back(job)
+                    await self._give_back(job)
                 elif not self._may_reply(call):
                     await self._refuse(job)
                 else:
@@ -93,26 +93,40 @@ class Jobs:
         run, runs = Run(job.call), self._executor.runs
         if not runs.claim(run):
             if not self.leases.holds(job):  # its own run goes on, and keeps it
-                await self.queue.give_back(job, TURN_SECONDS)
+                await self._give_back(job, TURN_SECONDS)
             return
         try:
             with self.leases.held(job):
-                if not has_slot:
-                    if not await self._slot(job):
-                        await self.queue.give_back(job)
-                        return
+                if not has_slot and await self._slot(job):
+                    has_slot = True
                     held.callback(self._executor.slots[job.call.kind].give_back)
-                await self._attempt(job, run, held)
+                if not has_slot and self._left(job) > 0:
+                    await self._give_back(job)
+                    return
+                await self._attempt(job, run, held, has_slot=has_slot)
         finally:
             runs.release(run)
             run.end(JobLost())  # where it has run, it has said already how it ended
 
     async def _slot(self, job: Job) -> bool:
         """Wait a moment for a slot, and no longer than the job has time: then another worker may have one."""
-        left = self._executor.budget_seconds(job.call) - (self.clock.now() - job.submitted)
-        return await self._executor.slots[job.call.kind].wait(min(PATIENCE_SECONDS, left))
+        return await self._executor.slots[job.call.kind].wait(min(PATIENCE_SECONDS, self._left(job)))
 
-    async def _attempt(self, job: Job, run: Run, held: ExitStack) -> None:
+    def _left(self, job: Job) -> float:
+        """How many seconds of its budget a job has still."""
+        return self._executor.budget_seconds(job.call) - (self.clock.now() - job.submitted)
+
+    async def _give_back(self, job: Job, delay_seconds: float = 0) -> None:
+        """Give back what was not begun, unless a later delivery was: the broker would take the job from that one.
+
+        It goes by the job, and not by the delivery: one out of an old socket stands for the one that is at work.
+        """
+        entry = (await self.records.place(job.call)).entry
+        if entry is None or entry.mark.job != job.seq or entry.mark.delivery < job.delivery:
+            await self.queue.give_back(job, delay_seconds)
+
+    async def _attempt(self, job: Job, run: Run, held: ExitStack, *, has_slot: bool) -> None:
+        """Begin an attempt and run it; without a slot it ends at once, since its time is over."""
         copies = self.copies(job)
         try:
             start = await self.records.begin(job, copies)
@@ -131,7 +145,7 @@ class Jobs:
                 copies.ours = lambda: _still_ours(start, run)
                 kept.enter_context(self._watch.kept(copies))
             held.pop_all()  # the executor gives the slot back, before the end is stored
-            await self._executor.serve(JobDelivery(started, start, self._desk), run, has_slot=True)
+            await self._executor.serve(JobDelivery(started, start, self._desk), run, has_slot=has_slot)
 
     async def _otherwise(self, job: Job, start: Start, copies: Copies | None) -> None:
         if isinstance(start, Ended):

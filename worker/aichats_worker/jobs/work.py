@@ -17,7 +17,7 @@ from aichats_worker.jobs.lease import Leases
 from aichats_worker.jobs.mailbox import Mailbox
 from aichats_worker.jobs.queue import Job, Queue, delivered
 from aichats_worker.jobs.record import Record
-from aichats_worker.jobs.records import Elsewhere, Ended, Exhausted, Records, Start, Taken
+from aichats_worker.jobs.records import Elsewhere, Ended, Exhausted, Records, Start, Taken, Unsure
 from aichats_worker.request.call import Call
 from aichats_worker.request.events import Envelope, error_data, error_headers
 from aichats_worker.request.executor import Executor
@@ -135,6 +135,7 @@ class Jobs:
             await self.queue.give_back(job, RECORD_AWAY_SECONDS)
             return
         if not isinstance(start, Record):
+            held.close()  # the provider is not asked: what may take as long as the broker is away needs no slot
             await self._otherwise(job, start, copies)
             return
         started = job.of_attempt(start.attempt)
@@ -156,6 +157,10 @@ class Jobs:
             error = Internal(f"a worker ended in the middle of the last of {failed} attempts; submit the job again")
             await self.finish.end(job, start.record, error, failed=failed)
             log.warning("job ended for a worker that died", id=job.call.id, attempts=failed)
+        elif isinstance(start, Unsure):
+            # Behind a beginning that may be there: else the next worker takes it for one of a worker that died.
+            await start.record.append(b"status", b'"given_back"')
+            await self.queue.give_back(job)
         elif isinstance(start, Taken):
             log.warning("job dropped: its id is taken", id=job.call.id)
             await self.finish.refuse(job, Duplicate("this id is taken by a job of the other kind; use another id"))

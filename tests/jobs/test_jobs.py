@@ -103,6 +103,21 @@ async def test_joined_deltas_do_not_wait_for_the_next_one(
     await broker.content(2)
 
 
+async def test_a_delta_that_comes_while_another_is_stored_does_not_wait_for_the_next_one_either(
+    broker: Broker, start_worker: StartWorker, simulator: Simulator
+) -> None:
+    async with linked(broker.server.port) as link:
+        worker = await start_worker(nats_url=link.url, worker_jobs=True)
+        await serving_jobs(worker)
+        await broker.listen()
+        simulator.script(b"data: one\n", 1.5, b"data: two\n", 0.3, b"data: three\n", 60)
+        link.delay_seconds = 0.4  # a broker that confirms later than deltas are joined
+        await broker.submit("hi")
+        await broker.content(3)
+        link.delay_seconds = 0.0
+        await worker.drain()
+
+
 @pytest.mark.e2e
 async def test_a_retryable_error_comes_again_as_a_higher_attempt(
     broker: Broker, start_jobs: StartJobs, simulator: Simulator

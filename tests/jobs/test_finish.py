@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+import nats
 import orjson
 import pytest
 from nats.aio.msg import Msg
@@ -176,3 +177,21 @@ async def test_an_end_that_cannot_be_stored_for_a_while_is_stored_then(
     await broker.removed()
     assert checked(await broker.record())[-1].type == "done"
     assert len(simulator.requests) == 1
+
+
+async def test_an_end_that_its_reply_subject_cannot_take_any_more_keeps_no_job_in_the_queue(
+    broker: Broker, start_jobs: StartJobs
+) -> None:
+    """The broker's limit is smaller than when the end was stored."""
+    first = await start_jobs()
+    await first.drain()
+    await ended_by_another(broker, "done", DONE | {"metadata": {"a": "x" * 20_000}}, reply_to=broker.nc.new_inbox())
+    broker.server.kill()
+    broker.server.configure("max_payload: 8192\n")
+    broker.server.start()
+    nc = await nats.connect(broker.server.url)
+    after = Broker(broker.server, nc)
+    worker = await start_jobs(worker_ack_wait_seconds=1)
+    await after.removed()
+    assert worker.broker.connection.is_connected
+    await nc.close()

@@ -16,7 +16,6 @@ from aichats_worker.errors import (
     Cancelled,
     DeadlineExceeded,
     JobLost,
-    Overloaded,
     ShuttingDown,
     WorkerError,
 )
@@ -117,8 +116,8 @@ class JobDelivery:
             self._writer.close()
 
     async def elsewhere(self) -> None:
-        """A job has its slot before its attempt begins."""
-        raise Overloaded("all slots are taken; try again")
+        """A job has its slot before its attempt begins, or its time is over."""
+        raise DeadlineExceeded("queue", self._desk.budget(self.call))
 
     async def settle(self, run: Run, outcome: Outcome) -> Outcome:
         """Bring the job to its one end, or give it back."""

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 
 import structlog
@@ -136,7 +137,8 @@ class Serving:
         self._told = reason
 
     def _fetch(self, kind: Kind) -> Fetching:
-        return Fetching(self._intake, kind, self._slots[kind], lambda message: self._jobs.received(message, kind))
+        received = partial(self._jobs.received, kind=kind)
+        return Fetching(self._intake, kind, self._slots[kind], self._jobs.leases, received)
 
     async def _look(self) -> None:
         """Learn the consumers' ack_wait, the broker's time, and what waits.

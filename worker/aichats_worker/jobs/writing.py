@@ -107,6 +107,8 @@ class JobWriter:
     async def _store_beside(self) -> None:
         try:
             await self._store()
+            while self._deltas and self._timer is None:
+                await self._store()  # they were due meanwhile, and nothing else would see to them
         except (WorkerError, Abandoned) as cause:
             self._run.stop(cause)
         except Exception:  # noqa: BLE001 - nobody awaits this task before the end

@@ -34,7 +34,8 @@ CIRCUIT: Final = {"none": "no", "counts": "counts", "opens": "opens"}
 SETTINGS_ABOUT: Final = """\
 A worker reads its settings from environment variables, once, at its start. An empty variable counts as not set. A wrong
 one ends the start with one sentence and exit status 2. A variable that looks like a setting and is none is warned of,
-with the name that was meant. `aichats-worker doctor` shows what is in force. Secrets (🔒) are never shown or logged."""
+with the name that was meant. `aichats-worker doctor` shows what is in force. Secrets are never shown or
+logged."""
 EVENTS_ABOUT: Final = """\
 Each message on a reply subject is one JSON object. `type` says what it is. After `done`, `result` or `error` comes one
 message of zero bytes, the sentinel, and nothing after it. Ignore types and fields that you do not know: newer workers
@@ -57,7 +58,7 @@ def settings_page() -> str:
     defaults, schema = Settings.model_construct().masked(), settings_schema()
     for prefix, (title, about) in GROUPS.items():
         rows = [
-            [f"`{name}`{' 🔒' if name in secret_names() else ''}", default(defaults[name]), bounds(schema[name]), says]
+            [f"`{name}`", default(defaults[name]), "a secret" if name in secret_names() else bounds(schema[name]), says]
             for name, says in described(prefix)
         ]
         parts.append(f"## {title}\n\n{about}\n\n{table('Variable | Default | May be | Meaning', rows)}")

@@ -12,7 +12,7 @@ UV := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate
 	--custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-containers check schemas bench chaos soak fuzz chart chart-docs cluster image version wheel lock clean
+.PHONY: help demo test test-containers check schemas bench chaos soak fuzz docs chart chart-docs cluster image version wheel lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 \t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -53,6 +53,9 @@ chart: .venv/.chart .venv-checkov/.dependencies ## lint and test the chart, the 
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/pytest tests/chart $(ARGS)
 
+docs: .venv/.project ## write docs/asyncapi.yaml, the wire contract for generators
+	$(BIN)/aichats-worker docs > docs/asyncapi.yaml
+
 chart-docs: .venv/.project ## write the chart's tables and schema of settings
 	$(BIN)/python -m tests.chart.written
 
@@ -76,7 +79,8 @@ lock: .venv/.dependencies ## pin all dependencies anew; with ARGS=--upgrade to t
 	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], "setuptools", sep="\n")' \
 	| $(UV) $(ARGS) -o requirements/build.lock -
 	$(UV) $(ARGS) -o requirements/runtime.lock --extra worker pyproject.toml
-	$(UV) $(ARGS) -o requirements/dev.lock -c requirements/runtime.lock --extra demo --group dev pyproject.toml
+	$(UV) $(ARGS) -o requirements/otel.lock -c requirements/runtime.lock --extra otel pyproject.toml
+	$(UV) $(ARGS) -o requirements/dev.lock -c requirements/runtime.lock --extra demo --extra otel --group dev pyproject.toml
 	$(UV) $(ARGS) -o requirements/chart.lock -c requirements/dev.lock requirements/chart.in
 	$(UV) $(ARGS) -o requirements/checkov.lock requirements/checkov.in
 

@@ -25,6 +25,7 @@ FLOORS: tuple[set[str], ...] = (
     {"request"},
     {"direct", "jobs"},
     {"control"},
+    {"documents"},
     {"settings", "web"},  # whoever is below the settings gets values
     {"wiring"},
     {"app"},

@@ -7,7 +7,6 @@ from contextlib import suppress
 from typing import Final
 
 import structlog
-from faststream.nats import NatsBroker
 from nats.errors import Error as NatsError
 
 from aichats_schemas.subjects import KINDS, Kind
@@ -15,7 +14,6 @@ from aichats_worker.jobs.fetching import Fetching
 from aichats_worker.jobs.mailbox import Mailbox
 from aichats_worker.jobs.streams import consumer_name
 from aichats_worker.jobs.work import Jobs
-from aichats_worker.request.call import MODELS
 from aichats_worker.request.slots import Slots
 
 log = structlog.get_logger(__name__)
@@ -142,20 +140,3 @@ class Serving:
             info = await self._jobs.mail.api(call)
             self._jobs.clock.learn(info["ts"], asked, time.monotonic())
             self._jobs.leases.follow(kind, info["config"]["ack_wait"] / 1e9)
-
-
-def describe(broker: NatsBroker, subjects_job: Callable[[Kind], str]) -> None:
-    """Declare the jobs' channels for AsyncAPI. They are not FastStream's to fetch: it costs a job 1 ms of CPU."""
-    for kind in KINDS:
-
-        async def handle(body: object) -> None:
-            """Nobody calls it."""
-
-        handle.__annotations__["body"] = MODELS[kind]
-        subscriber = broker.subscriber(
-            subjects_job(kind),
-            no_reply=True,
-            title=f"job-{kind}",
-            description="A job, submitted with a JetStream publish; `*` are the tenant and the id.",
-        )
-        subscriber(handle)

@@ -43,6 +43,11 @@ class Slots:
         """How many may start at once; not above 0 while somebody waits."""
         return self.count - self._held - len(self._waiting)
 
+    @property
+    def in_use(self) -> int:
+        """How many are held."""
+        return self._held
+
     def tell(self, freed: Callable[[], Awaitable[object]]) -> None:
         """Have `freed` awaited after each slot that was given back, before its request says that it has ended."""
         self._freed = freed

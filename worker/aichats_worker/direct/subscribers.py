@@ -31,6 +31,7 @@ class CoreDelivery:
     """
 
     queued_seconds = 0.0  # core NATS stores nothing and stamps nothing
+    origin = ""
 
     def __init__(self, call: Call, core: "Core") -> None:
         self.call = call

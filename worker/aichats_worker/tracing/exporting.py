@@ -9,6 +9,7 @@ import structlog
 from aichats_schemas import __version__
 from aichats_schemas.subjects import SERVICE
 from aichats_worker.tracing import trace
+from aichats_worker.urls import masked_url
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -41,7 +42,8 @@ class Exporting:
         from aichats_worker.tracing.spans import Spans  # noqa: PLC0415 - 0.3 s that nobody else waits for
 
         trace.listen(Spans(self._provider, prefix))
-        log.info("traces are on", endpoint=next(environment[name] for name in ENDPOINTS if environment.get(name)))
+        named = next(environment[name] for name in ENDPOINTS if environment.get(name))
+        log.info("traces are on", endpoint=masked_url(named))
 
     def stop(self) -> None:
         """Send what is left, in FLUSH_TIMEOUT_SECONDS at most: a receiver that is away holds up no stop."""

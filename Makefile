@@ -3,6 +3,8 @@ PYTHON ?= python3
 DOCKER ?= docker
 BASE_IMAGE ?= python:3.13-slim-trixie
 NATS_IMAGE ?= nats:2.15-alpine
+# What the image holds: `runtime`, or `otel` for traces as well.
+LOCK ?= runtime
 BIN := .venv/bin
 # Tests wait as much as they compute: two at a time for each of two cores. Each process of pytest has servers of its own.
 SIDE_BY_SIDE ?= 4
@@ -71,7 +73,7 @@ cluster: .venv/.project ## install, upgrade under load, evict and uninstall on t
 image: ## build the container image, aichats-worker (needs Docker with BuildKit)
 	@DOCKER_BUILDKIT=1 $(DOCKER) build --help >/dev/null 2>&1 \
 	|| { echo "make image needs Docker with BuildKit, and \"$(DOCKER) build\" says it has none: install its buildx plugin (docker-buildx), or name another command with DOCKER=..."; exit 1; }
-	DOCKER_BUILDKIT=1 $(DOCKER) build --tag aichats-worker --build-arg BASE_IMAGE=$(BASE_IMAGE) --build-arg REVISION=$$(git rev-parse HEAD) \
+	DOCKER_BUILDKIT=1 $(DOCKER) build --tag aichats-worker --build-arg BASE_IMAGE=$(BASE_IMAGE) --build-arg LOCK=$(LOCK) --build-arg REVISION=$$(git rev-parse HEAD) \
 		--build-arg VERSION=$$($(MAKE) --silent version) .
 
 version: ## print the version, which aichats_schemas/__init__.py alone has

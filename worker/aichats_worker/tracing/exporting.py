@@ -37,7 +37,8 @@ class Exporting:
         try:
             self._provider = _provider(instance)
         except ImportError:
-            log.warning("traces are off", hint="an OTLP endpoint is named: pip install 'aichats-worker[otel]'")
+            hint = "an OTLP endpoint is named: pip install 'aichats-worker[otel]', or build the image with LOCK=otel"
+            log.warning("traces are off", hint=hint)
             return
         from aichats_worker.tracing.spans import Spans  # noqa: PLC0415 - 0.3 s that nobody else waits for
 

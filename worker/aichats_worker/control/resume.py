@@ -45,7 +45,9 @@ EXPIRED: Final = "the record's beginning, or what follows `after`, is gone; subm
 Point = tuple[int, int]
 
 
-class _After(BaseModel):
+class After(BaseModel):
+    """The last event that a requester has: of which attempt, and its number."""
+
     model_config = ConfigDict(strict=True)
 
     attempt: int = Field(ge=0)
@@ -55,10 +57,15 @@ class _After(BaseModel):
 class ResumeRequest(BaseModel):
     """What a resume asks for: a job's id, and the last event that the requester has."""
 
-    model_config = ConfigDict(strict=True, extra="ignore", hide_input_in_errors=True)
+    model_config = ConfigDict(
+        strict=True,
+        extra="ignore",
+        hide_input_in_errors=True,
+        json_schema_extra={"examples": [{"id": "r9"}, {"id": "r9", "after": {"attempt": 1, "seq": 41}}]},
+    )
 
     id: str
-    after: _After | None = None
+    after: After | None = None
 
     @property
     def point(self) -> Point:

@@ -44,7 +44,7 @@ class Slots:
         return self.count - self._held - len(self._waiting)
 
     @property
-    def used(self) -> int:
+    def in_use(self) -> int:
         """How many are taken."""
         return self._held
 

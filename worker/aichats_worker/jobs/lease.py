@@ -5,7 +5,6 @@ No more than that: whether a job is still ours its record says.
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -37,8 +36,6 @@ class Leases:
         self._ack_wait: dict[Kind, float] = {}
         self._held: dict[int, tuple[Job, float]] = {}
         self._checks: dict[int, Check] = {}
-        self._counts: Counter[Kind] = Counter()
-        self._released: list[Callable[[], object]] = []
         self._stopped = False
         self._task: asyncio.Task[None] | None = None
 
@@ -57,14 +54,6 @@ class Leases:
             self._task.cancel()
             await asyncio.wait({self._task}, timeout=STOP_TIMEOUT_SECONDS)
 
-    def tell(self, released: Callable[[], object]) -> None:
-        """Have `released` called after each job that is let go."""
-        self._released.append(released)
-
-    def count(self, kind: Kind) -> int:
-        """Return how many jobs of a kind are in work here, or wait for the end of their end."""
-        return self._counts[kind]
-
     def holds(self, job: Job) -> bool:
         """Say whether a job is in work here, under whatever delivery."""
         return job.seq in self._held
@@ -73,15 +62,11 @@ class Leases:
     def held(self, job: Job) -> Iterator[None]:
         """Renew a job's lease until the block ends."""
         self._held[job.seq] = job, time.monotonic()
-        self._counts[job.call.kind] += 1
         try:
             yield
         finally:
-            self._counts[job.call.kind] -= 1
             self._held.pop(job.seq, None)
             self._checks.pop(job.seq, None)
-            for released in self._released:
-                released()
 
     def check(self, job: Job, check: Check) -> None:
         """Have it looked at whether a job that is held is still ours, where its lease was renewed too late."""

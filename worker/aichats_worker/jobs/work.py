@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Final
 
 import structlog
@@ -159,6 +159,10 @@ class Jobs:
             held.close()  # the provider is not asked: what may take as long as the broker is away needs no slot
             await self._otherwise(job, start, copies)
             return
+        if start.attempt > 1:
+            # One out of an old socket may begin before a retry is due: the delivery that comes then is put off.
+            with suppress(NatsError):
+                await self.queue.keep(job)
         started = job.of_attempt(start.attempt)
         run.call = started.call
         self.leases.check(job, lambda: _still_ours(start, run))

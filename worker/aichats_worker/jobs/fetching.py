@@ -1,6 +1,7 @@
 """Fetches jobs of one kind: no more than there are free slots, and never in a hot loop."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
 
@@ -16,6 +17,8 @@ from aichats_worker.jobs.work import Jobs
 from aichats_worker.request.slots import Slots
 
 log = structlog.get_logger(__name__)
+
+Keep = Callable[[str, Callable[[], Awaitable[None]]], "asyncio.Task[None]"]
 
 REQUEST_SECONDS: Final = 5.0
 # What was asked for and meets a worker that core requests have filled meanwhile is to be little.
@@ -52,10 +55,14 @@ class Fetching:
         """Why no jobs can be fetched; None where they can."""
         return self._pull.trouble
 
-    def start(self) -> None:
-        """Begin to fetch."""
+    def start(self, keep: Keep) -> None:
+        """Begin to fetch.
+
+        Args:
+            keep: Runs what it is given as long as the worker lives.
+        """
         self._changed.set()  # what waits in the queue by now waits for nothing else
-        self._task = asyncio.create_task(self._fetch(), name=f"fetch-{self._kind}")
+        self._task = keep(f"fetch-{self._kind}", self._fetch)
 
     def again(self) -> None:
         """After a reconnect: the broker has forgotten what was asked."""
@@ -70,8 +77,10 @@ class Fetching:
 
     def _got(self, message: Msg | None) -> None:
         self._changed.set()
-        if message is not None:
+        if self._told and self._pull.trouble is None:
             self._told = ""
+            log.info("jobs are fetched again", kind=self._kind)
+        if message is not None:
             self._jobs.received(message, self._kind)
 
     async def _fetch(self) -> None:

@@ -14,12 +14,12 @@ from nats.errors import Error as NatsError
 
 from aichats_schemas.subjects import Kind
 from aichats_worker.jobs.queue import Job, Queue
+from aichats_worker.telemetry.logs import Said
 
 log = structlog.get_logger(__name__)
 
 RENEWALS_PER_ACK_WAIT: Final = 3
 TICK_MAX_SECONDS: Final = 0.5
-STOP_TIMEOUT_SECONDS: Final = 1.0
 
 Check = Callable[[], Awaitable[bool]]
 
@@ -36,23 +36,11 @@ class Leases:
         self._ack_wait: dict[Kind, float] = {}
         self._held: dict[int, tuple[Job, float]] = {}
         self._checks: dict[int, Check] = {}
-        self._stopped = False
-        self._task: asyncio.Task[None] | None = None
+        self._said = Said()
 
     def follow(self, kind: Kind, ack_wait_seconds: float) -> None:
         """Go by what the kind's consumer has now."""
         self._ack_wait[kind] = ack_wait_seconds
-
-    def start(self) -> None:
-        """Begin to renew."""
-        self._task = asyncio.create_task(self._renew(), name="leases")
-
-    async def stop(self) -> None:
-        """Renew no more."""
-        self._stopped = True  # under back-pressure nats-py swallows the cancellation
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task}, timeout=STOP_TIMEOUT_SECONDS)
 
     def holds(self, job: Job) -> bool:
         """Say whether a job is in work here, under whatever delivery."""
@@ -72,8 +60,9 @@ class Leases:
         """Have it looked at whether a job that is held is still ours, where its lease was renewed too late."""
         self._checks[job.seq] = check
 
-    async def _renew(self) -> None:
-        while not self._stopped:
+    async def run(self) -> None:
+        """Renew what is held, until cancelled."""
+        while True:
             interval = min(self._ack_wait.values(), default=1.0) / RENEWALS_PER_ACK_WAIT
             await asyncio.sleep(min(interval / 2, TICK_MAX_SECONDS))
             now = time.monotonic()
@@ -91,4 +80,5 @@ class Leases:
                 self._held[job.seq] = job, time.monotonic()
                 await self._queue.keep(job)
         except NatsError as error:
-            log.warning("a job's lease is not renewed", error=type(error).__name__)
+            if self._said.is_new(type(error).__name__):
+                log.warning("a job's lease is not renewed", error=type(error).__name__)

@@ -6,6 +6,7 @@ Whoever the broker refuses has lost the job. No clock is asked.
 import asyncio
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
@@ -46,6 +47,8 @@ class Record:
     Attributes:
         attempt: The number of the attempt that it writes, or ends.
         copies: Get each event once it is stored; None where the job names no `reply_to`.
+        events: How many it has stored.
+        bytes: Of those events.
         unsure: Whether an event that is not confirmed may be stored.
     """
 
@@ -53,6 +56,7 @@ class Record:
         self.mark = mark
         self.attempt = envelope.attempt
         self.copies: Copies | None = None
+        self.events = self.bytes = 0
         self.unsure = False
         self._messages = messages
         self._subject = subject
@@ -99,7 +103,8 @@ class Record:
             TooLarge: The broker takes no event of this size; none is stored.
             nats.errors.Error: It could not be stored in `tries_max` tries.
         """
-        await self._until_stored(tries_max)
+        with suppress(TooLarge):  # of an attempt that was broken off: it is closed without it
+            await self._until_stored(tries_max)
         mark = self.mark if failed is None else replace(self.mark, failed=failed)
         self._pending = self._envelope.event(kind, data), {**(headers or {}), MARK: str(mark)}
         await self._until_stored(tries_max)
@@ -132,9 +137,17 @@ class Record:
                 self.unsure = self.unsure or not isinstance(error, NOT_STORED)
                 if tries == tries_max:
                     raise
-                log.warning("a job's event is not stored yet", error=str(error) or type(error).__name__)
+                self._tell(error)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, PAUSE_MAX_SECONDS)
+        if tries and self._messages.said.forget():
+            log.info("jobs' events are stored again")
+
+    def _tell(self, error: NatsError) -> None:
+        """One line for each reason, not for each job and try."""
+        reason = str(error) or type(error).__name__
+        if self._messages.said.is_new(reason):
+            log.warning("jobs' events are not stored yet", stream=self._messages.stream, reason=reason)
 
     async def _store(self, payload: bytes, headers: dict[str, str]) -> None:
         """Send it once. Sent again it is stored once all the same: the fence lets one of them pass."""
@@ -173,6 +186,8 @@ class Record:
     def _stored(self, seq: int) -> None:
         self._last_seq = seq
         self._envelope.seq += 1
+        self.events += 1
+        self.bytes += len(self._pending[0]) if self._pending is not None else 0
         self._pending = None
         self.unsure = False
 

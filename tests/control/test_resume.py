@@ -197,6 +197,23 @@ async def test_a_record_that_is_begun_anew_is_not_joined_to_what_was_read(
     assert max((event.attempt, event.seq) for event in events) == (last.attempt, last.seq)
 
 
+async def test_a_records_stream_that_is_made_anew_ends_the_resume(broker: Broker, start_jobs: StartJobs) -> None:
+    """Its numbers begin at 1 again: what is stored there now lies before the place where the reader is."""
+    await start_jobs()
+    config = (await broker.js.stream_info("AIOUT")).config
+    await stored(broker, 5, ended=False)
+    exchange = await Exchange(broker.nc).send(RESUME, {"id": "r1"})
+    while (await exchange.event()).seq != 4:
+        pass
+    await broker.js.delete_stream("AIOUT")
+    await broker.js.add_stream(config)
+    await stored(broker, 3)
+    async with asyncio.timeout(WAIT_SECONDS):
+        while exchange.messages[-1].data:
+            await exchange.next()
+    assert parse_event(exchange.messages[-2].data).data.code == "expired"  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize("ended", [True, False])
 async def test_a_point_that_the_record_does_not_reach_is_expired(
     broker: Broker, start_jobs: StartJobs, *, ended: bool

@@ -506,6 +506,32 @@ async def test_a_stale_delivery_that_is_given_back_takes_the_job_from_nobody(
         await late.drain()
 
 
+async def test_a_stale_delivery_that_begins_before_a_retry_is_due_is_not_taken_for_dead(
+    broker: Broker, start_jobs: StartJobs, start_worker: StartWorker, simulator: Simulator
+) -> None:
+    """It comes out of a socket as well; the delivery that the broker makes after the delay is put off."""
+    settings = {"worker_ack_wait_seconds": 6, "worker_attempts_max": 2}
+    async with linked(broker.server.port) as link:
+        late = await start_worker(nats_url=link.url, worker_jobs=True, **settings)
+        await serving_jobs(late)
+        await broker.listen()
+        async with asyncio.timeout(WAIT_SECONDS):
+            while not (await broker.js.consumer_info("AIJOBS", "ai-workers-text")).num_waiting:
+                await asyncio.sleep(0.02)
+        link.down.clear()
+        simulator.script(b"no", status=429, headers={"retry-after": "3"})
+        await broker.submit("[sim: words=50 pause=0.1]")
+        await start_jobs(**settings)
+        while (await broker.events(1))[0].data != "retrying":
+            pass
+        await asyncio.sleep(2)  # well within the delay, and less of it left than until a lease is renewed
+        link.down.set()
+        events = await broker.end()
+        assert (events[-1].type, events[-1].attempt) == ("done", 2)
+        assert len(simulator.requests) == 2
+        await late.drain()
+
+
 async def test_core_requests_are_served_where_the_broker_has_no_jetstream(
     own_nats_server: Callable[..., NatsServer], start_worker: StartWorker
 ) -> None:

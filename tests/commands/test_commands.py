@@ -36,7 +36,7 @@ async def start(*arguments: str, cwd: Path = ROOT, **environment: str) -> asynci
     clean = {
         key: value
         for key, value in os.environ.items()
-        if not key.startswith(("NATS_", "AICHATS_", "WORKER_", "OPENAI_", "PROVIDER_"))
+        if not key.startswith(("NATS_", "AICHATS_", "WORKER_", "OPENAI_", "PROVIDER_", "OTEL_"))
     }
     clean |= {"PYTHONPATH": str(ROOT)} | environment
     return await asyncio.create_subprocess_exec(

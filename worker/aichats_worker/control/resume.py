@@ -32,7 +32,7 @@ from aichats_worker.request.call import Call
 from aichats_worker.request.events import Envelope, error_data, error_headers
 from aichats_worker.request.runs import Run
 from aichats_worker.request.watch import Watch
-from aichats_worker.telemetry import Telemetry
+from aichats_worker.telemetry.counting import Telemetry
 
 log = structlog.get_logger(__name__)
 
@@ -45,7 +45,9 @@ EXPIRED: Final = "the record's beginning, or what follows `after`, is gone; subm
 Point = tuple[int, int]
 
 
-class _After(BaseModel):
+class After(BaseModel):
+    """The last event that a requester has: of which attempt, and its number."""
+
     model_config = ConfigDict(strict=True)
 
     attempt: int = Field(ge=0)
@@ -55,10 +57,15 @@ class _After(BaseModel):
 class ResumeRequest(BaseModel):
     """What a resume asks for: a job's id, and the last event that the requester has."""
 
-    model_config = ConfigDict(strict=True, extra="ignore", hide_input_in_errors=True)
+    model_config = ConfigDict(
+        strict=True,
+        extra="ignore",
+        hide_input_in_errors=True,
+        json_schema_extra={"examples": [{"id": "r9"}, {"id": "r9", "after": {"attempt": 1, "seq": 41}}]},
+    )
 
     id: str
-    after: _After | None = None
+    after: After | None = None
 
     @property
     def point(self) -> Point:
@@ -83,6 +90,11 @@ class Resumes:
         self._watch = watch
         self._telemetry = telemetry
         self._runs: dict[asyncio.Task[None], Run] = {}
+
+    @property
+    def running(self) -> int:
+        """How many are served now; each has a consumer of its own at the broker."""
+        return len(self._runs)
 
     async def start(self) -> None:
         """Subscribe."""
@@ -169,7 +181,7 @@ class Resumes:
         place = await self._begin(job, request)
         point = request.point
         entry = place.entry
-        if entry is not None and entry.is_end and (entry.attempt, entry.number) <= point:
+        if entry is not None and entry.is_end and (entry.attempt, entry.number) == point:
             await outlet.end(entry.payload, entry.headers)  # again: a reply never ends without it
             return
         seq = await self._jobs.records.seq_after(job, point, place) if request.after else 1
@@ -182,8 +194,6 @@ class Resumes:
                     continue
                 event = orjson.loads(message.data)
                 found = (event["attempt"], event["seq"])
-                if found <= point:
-                    continue
                 _check_follows(point, found)
                 point = found
                 if event["type"] in ("done", "error"):
@@ -196,9 +206,11 @@ class Resumes:
 
         Raises:
             InvalidRequest: There is nothing, and nothing is to come.
-            Expired: There was something.
+            Expired: There was something, or there was more.
         """
         place = await self._jobs.records.place(job)
+        if place.entry is not None and (place.entry.attempt, place.entry.number) < request.point:
+            raise Expired(f"id: {EXPIRED}")  # whoever has an event has it from the record: it was begun anew
         if place.entry is None:
             if request.after is not None:
                 raise Expired(f"id: {EXPIRED}")
@@ -231,7 +243,10 @@ class Resumes:
 
 
 def _check_follows(point: Point, found: Point) -> None:
-    """Raise Expired where an event is missing between two."""
+    """Raise Expired where an event is missing between two, or the record was begun anew.
+
+    After a purge a job's attempts count from 1 again: joined to what was read before, two answers would look like one.
+    """
     expected = point[1] + 1 if found[0] == point[0] else 0
-    if found[1] != expected:
+    if found <= point or found[1] != expected:
         raise Expired(f"id: {EXPIRED}")

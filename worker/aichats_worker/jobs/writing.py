@@ -13,6 +13,7 @@ from aichats_worker.request.events import image_parts, text_pieces
 from aichats_worker.request.outcome import Completed
 from aichats_worker.request.runs import Run
 from aichats_worker.request.watch import SMALLER
+from aichats_worker.telemetry.account import Sent
 
 # Deltas that wait to be stored: beyond this the provider waits, too.
 JOINED_MAX_CHARS: Final = 64 * 1024
@@ -87,6 +88,11 @@ class JobWriter:
         await self._store()
         return orjson.dumps(completed.data(last_seq=self.record.next_number, first=self._first))
 
+    @property
+    def sent(self) -> Sent:
+        """What has been stored."""
+        return Sent(self.record.events, self.record.bytes, self._first)
+
     def close(self) -> None:
         """Join no more."""
         if self._timer is not None:
@@ -101,6 +107,8 @@ class JobWriter:
     async def _store_beside(self) -> None:
         try:
             await self._store()
+            while self._deltas and self._timer is None:
+                await self._store()  # they were due meanwhile, and nothing else would see to them
         except (WorkerError, Abandoned) as cause:
             self._run.stop(cause)
         except Exception:  # noqa: BLE001 - nobody awaits this task before the end

@@ -12,7 +12,9 @@ from aichats_schemas.subjects import KINDS, Kind
 from aichats_worker.errors import ProviderUnavailable, RateLimited, WorkerError
 from aichats_worker.provider import Finish, Offers, Picture, Provider, Question, Reasoning
 from aichats_worker.provider.circuit import Circuit, CircuitOpen
+from aichats_worker.provider.circuit_log import CircuitLog
 from aichats_worker.provider.limiter import Limiter
+from aichats_worker.tracing import trace
 
 WAIT_MAX_SECONDS: Final = 5.0
 CIRCUITS_MAX: Final = 256
@@ -62,14 +64,18 @@ class Door:
 
     Attributes:
         calls: How many calls ended so, by kind and `answered`, `left` or the error's code.
+        retries: How many were made again, by kind.
+        circuit_logs: What became of its circuits, by kind.
     """
 
     def __init__(self, provider: Guarded, policy: DoorPolicy | None = None) -> None:
         self._provider = provider
         self._policy = policy or DoorPolicy()
         self.calls: Counter[tuple[Kind, str]] = Counter()
+        self.retries: Counter[Kind] = Counter()
+        self.circuit_logs = {kind: CircuitLog(provider.name, kind) for kind in KINDS}
         self._limiter = Limiter(self._policy.calls_per_minute, self._policy.concurrent_calls)
-        self._circuits: dict[Kind, Circuit] = {kind: self._new_circuit() for kind in KINDS}
+        self._circuits: dict[Kind, Circuit] = {kind: self._new_circuit(self.circuit_logs[kind]) for kind in KINDS}
         self._circuits_of_proxies: OrderedDict[tuple[Kind, str], Circuit] = OrderedDict()
         provider.circuit = self._circuits["text"]
 
@@ -122,21 +128,30 @@ class Door:
         await self._provider.close()
 
     async def _asked(self, kind: Kind, ask: Callable[[Question], Items], question: Question, calls_max: int) -> Items:
-        call, started = 0, False
-        while True:
-            call += 1
-            try:
-                async with aclosing(self._asked_once(kind, ask, question)) as items:
-                    async for item in items:
-                        started = True
-                        yield item
-            except WorkerError as error:
-                wait = None if started or call >= calls_max else self._wait_before_next(call, error, question)
-                if wait is None:
-                    raise
-            else:
-                return
-            await asyncio.sleep(wait)
+        call, item = 0, None
+        with trace.asking(self.name, kind, question.model, question.options) as traced:
+            while True:
+                call += 1
+                try:
+                    async with aclosing(self._asked_once(kind, ask, question)) as items:
+                        async for piece in items:
+                            if item is None and not isinstance(piece, Finish):
+                                traced.first()
+                            item = piece
+                            yield item
+                except WorkerError as error:
+                    error.provider = self.name
+                    begun = item is not None
+                    wait = None if begun or call >= calls_max else self._wait_before_next(call, error, question)
+                    if wait is None:
+                        raise
+                    traced.again(error, wait)
+                else:
+                    break
+                self.retries[kind] += 1
+                await asyncio.sleep(wait)
+            if isinstance(item, Finish):
+                traced.finished(item.finish_reason, item.model, item.usage)
 
     async def _asked_once(self, kind: Kind, ask: Callable[[Question], Items], question: Question) -> Items:
         circuit = self._circuit_of(kind, question)
@@ -188,5 +203,5 @@ class Door:
             self._circuits_of_proxies.popitem(last=False)
         return self._circuits_of_proxies[key]
 
-    def _new_circuit(self) -> Circuit:
-        return Circuit(self._policy.circuit_failures, self._policy.circuit_open_seconds)
+    def _new_circuit(self, told: CircuitLog | None = None) -> Circuit:
+        return Circuit(self._policy.circuit_failures, self._policy.circuit_open_seconds, told=told)

@@ -22,6 +22,7 @@ from aichats_worker.request.events import (
 )
 from aichats_worker.request.outcome import Completed
 from aichats_worker.request.watch import Line, Outlet
+from aichats_worker.telemetry.account import Sent
 
 # No broker takes less in one message. What is longer may be refused without a word to us: the limit of a server can be
 # lowered under a connection, and what passes it costs the connection and the message.
@@ -41,6 +42,10 @@ class Writer(Protocol):
     async def image(self, index: int, picture: Picture) -> None:
         """Take an image."""
 
+    @property
+    def sent(self) -> Sent:
+        """What has gone out until now."""
+
     async def written(self) -> None:
         """Wait until what may not have reached the broker has reached it: there was no error, and nothing follows."""
 
@@ -53,12 +58,13 @@ class Reply(Outlet):
         call: What is answered.
     """
 
-    __slots__ = ("_breaks", "_envelope", "_first")
+    __slots__ = ("_breaks", "_envelope", "_first", "_last_event")
 
     def __init__(self, line: Line, call: Call) -> None:
         super().__init__(line)
         self._envelope = Envelope(call.id, call.attempt)
         self._first: float | None = None
+        self._last_event: float | None = None
         self._breaks: int | None = None  # of the connection, before the first event that was large
 
     async def text(self, delta: str) -> None:
@@ -103,6 +109,11 @@ class Reply(Outlet):
         """Publish the `error` event with its headers, and the sentinel."""
         await self._end(b"error", error_data(error), error_headers(error))
 
+    @property
+    def sent(self) -> Sent:
+        """What has been published."""
+        return Sent(self._envelope.seq, self._bytes, self._first, self._last_event)
+
     def hush(self) -> None:
         """Publish no status from here on."""
         self._silence = float("inf")
@@ -133,7 +144,12 @@ class Reply(Outlet):
 
     async def _end(self, kind: bytes, data: bytes, headers: Mapping[str, str] | None = None) -> None:
         if not self._closed:
-            await self._close(self._envelope.event(kind, data), headers)
+            await self._close_with(self._envelope.event(kind, data), headers)
+
+    async def _close_with(self, payload: bytes, headers: Mapping[str, str] | None = None) -> None:
+        self._last_event = self._last
+        self._envelope.seq += 1
+        await self._close(payload, headers)
 
 
 class Ask(Reply):
@@ -197,11 +213,17 @@ class Ask(Reply):
                         await self._nc.delivered(self._nc.breaks)  # then the limit that holds is known
             if len(payload) > self._nc.max_payload:
                 return False
+            self._envelope.seq += 1
             self._closed = True
             await self._send(b"")
         else:
-            await self._close(payload)
+            await self._close_with(payload)
         return True
+
+    @property
+    def sent(self) -> Sent:
+        """What has been published, at once."""
+        return Sent(self._envelope.seq, self._bytes, self._first)
 
     def _answer(self) -> dict[str, Any]:
         if self._kind == "image":

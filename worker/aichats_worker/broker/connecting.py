@@ -1,13 +1,17 @@
 """How the connection is made: of a worker, which comes back whatever happens, and of a command, which does not."""
 
 import logging
-from collections.abc import Sequence
+import os
+import ssl
+from collections.abc import Awaitable, Callable, Sequence
+from socket import gaierror
 from typing import Any, Final
 
 from faststream.nats import NatsBroker
 from nats.aio.client import Client
+from nats.errors import Error as NatsError
 
-from aichats_worker.broker.access import Access
+from aichats_worker.broker.access import Access, AccessError
 from aichats_worker.broker.patches.reading import ReadsAnything
 from aichats_worker.broker.patches.returning import CONNECT_TIMEOUT_SECONDS, ComesBack
 from aichats_worker.broker.watching import ConnectionWatch
@@ -16,6 +20,19 @@ RECONNECT_WAIT_SECONDS: Final = 1
 FLUSH_TIMEOUT_SECONDS: Final = 5.0  # nats-py has none by default: a frozen server would block every publish
 PING_INTERVAL_SECONDS: Final = 10  # with two unanswered pings, a frozen server is left after 30 s
 PENDING_MAX_BYTES: Final = 16 * 1024 * 1024  # nats-py's 2 MiB hold two parts of an image while it reconnects
+
+
+_REASONS: Final[tuple[tuple[type[Exception], str], ...]] = (
+    # The order matters: what is more special comes first.
+    (ssl.SSLCertVerificationError, "TLS: its certificate is not trusted; check NATS_CA, and the name in NATS_URL"),
+    (gaierror, "its name cannot be resolved"),
+    (ConnectionRefusedError, "the connection is refused: nobody listens there"),
+    (TimeoutError, f"no answer within {CONNECT_TIMEOUT_SECONDS} s"),
+)
+
+
+class NotReached(NatsError):
+    """No server takes us; the message says why each does not."""
 
 
 class Connection(ReadsAnything, ComesBack):
@@ -76,14 +93,27 @@ async def connect(access: Access) -> Client:
     """Connect once, for a command; it does not come back after a failure.
 
     Raises:
-        OSError, nats.errors.Error: The broker cannot be reached, or refuses.
+        NotReached: No server can be reached, or they refuse us; says why.
         AccessError: A file cannot be used.
     """
+    told: list[Exception] = []
 
-    async def quiet(_: Exception) -> None:
-        """What fails is raised; nats-py would print it as well."""
+    async def note(error: Exception) -> None:
+        """Keep what nats-py would print; in the end it raises that there was none, and not why."""
+        told.append(error)
 
     nc = Connection(access.identity)
+    try:
+        await _reach_once(nc, access, note)
+    except AccessError:
+        raise
+    except (OSError, NatsError) as error:
+        reasons = dict.fromkeys(map(reason_of, told)) or [reason_of(error)]
+        raise NotReached("; ".join(reasons)) from error
+    return nc
+
+
+async def _reach_once(nc: Connection, access: Access, note: Callable[[Exception], Awaitable[None]]) -> None:
     await nc.reach(
         access.servers,
         name="aichats-worker command",
@@ -96,6 +126,18 @@ async def connect(access: Access) -> Client:
         reconnect_time_wait=0,
         connect_timeout=CONNECT_TIMEOUT_SECONDS,
         inbox_prefix=access.inbox_prefix,
-        error_cb=quiet,
+        error_cb=note,
     )
-    return nc
+
+
+def reason_of(error: Exception) -> str:
+    """Say in words what kept a connection from being made."""
+    for kind, sentence in _REASONS:
+        if isinstance(error, kind):
+            return sentence
+    if isinstance(error, ssl.SSLError):
+        return f"TLS: {error.reason or 'the handshake failed'}; check NATS_CERT, NATS_KEY and NATS_TLS_FIRST"
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno).lower()
+    said = str(error).removeprefix("nats: ").strip("'") or type(error).__name__
+    return f"it refuses the login ({said})" if "uthorization" in said or "uthentication" in said else said

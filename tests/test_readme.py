@@ -15,8 +15,8 @@ from tests.conftest import StartWorker
 from tests.processes import ROOT, NatsServer
 
 NATS_JS = "@nats-io/transport-node@3.4.0"
-RUN_TIMEOUT_SECONDS = 30.0
-INSTALL_TIMEOUT_SECONDS = 45.0
+RUN_TIMEOUT_SECONDS = 90.0
+INSTALL_TIMEOUT_SECONDS = 60.0
 ANSWER = "Hello from the local simulator"
 
 

@@ -16,7 +16,7 @@ REQ = "ai.v1.req.text.default"
 
 
 async def until_status(worker: object, path: str, status: int) -> None:
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         while await worker.status(path) != status:  # type: ignore[attr-defined]
             await asyncio.sleep(0.02)
 

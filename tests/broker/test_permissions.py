@@ -28,7 +28,7 @@ from tests.processes import ROOT
 # Side by side with others, and one after the other among themselves: the site takes seconds to make.
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("permissions")]
 
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 60.0
 TENANTS = ("teama", "teamb")
 LONG = "[sim: words=1000 pause=0.1]"
 

@@ -31,7 +31,7 @@ from tests.requester import ask
 
 PIPELINED = 50
 WARM_UP = 100
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = 60.0
 GOOD = "ai.v1.ask.text.default"
 MIB = 1024 * 1024
 

@@ -10,6 +10,7 @@ from typing import Final
 import structlog
 from nats.errors import Error as NatsError
 
+from aichats_schemas.subjects import Kind
 from aichats_worker.errors import (
     Abandoned,
     Cancelled,
@@ -27,6 +28,7 @@ from aichats_worker.jobs.writing import JobWriter
 from aichats_worker.request.call import Call
 from aichats_worker.request.outcome import Completed, Outcome
 from aichats_worker.request.runs import Run
+from aichats_worker.telemetry.counting import AttemptResult
 
 log = structlog.get_logger(__name__)
 
@@ -67,6 +69,7 @@ class Desk:
         rules: When it is tried again.
         now: The broker's time, in seconds since 1970.
         budget: How long a job may take, queue wait included, in seconds.
+        attempted: Counts an attempt by what came of it.
     """
 
     queue: Queue
@@ -74,6 +77,7 @@ class Desk:
     rules: Rules
     now: Callable[[], float]
     budget: Callable[[Call], float]
+    attempted: Callable[[Kind, AttemptResult], object]
 
 
 class JobDelivery:
@@ -127,6 +131,8 @@ class JobDelivery:
             await self._settle(self._writer, outcome, run)
         except JobLost as lost:
             outcome = lost
+        if isinstance(outcome, JobLost):
+            self._attempted("lost")
         if isinstance(outcome, Abandoned) and self._record.copies is not None:
             self._record.copies.abandon()
         return outcome
@@ -135,8 +141,10 @@ class JobDelivery:
         if isinstance(outcome, Completed):
             end = await writer.done(outcome)
             await self._desk.finish.end(self._job, self._record, end, stored=_told(run, outcome))
+            self._attempted("done")
         elif isinstance(outcome, ShuttingDown):
             await self._give_back(writer, b'"given_back"', self._record.mark.failed, 0)
+            self._attempted("given_back")
         elif isinstance(outcome, WorkerError):
             await self._failed(writer, outcome, run)
 
@@ -145,13 +153,19 @@ class JobDelivery:
         if isinstance(error, Cancelled):
             await writer.quiet()
             await self._desk.finish.end(self._job, self._record, error, failed=before, stored=stored)
+            self._attempted("cancelled")
             return
         delay = self._delay(error, before + 1)
         if delay is not None:
             await self._give_back(writer, b'"retrying"', before + 1, delay)
+            self._attempted("retrying")
         else:
             await writer.flush()
             await self._desk.finish.end(self._job, self._record, error, failed=before + 1, stored=stored)
+            self._attempted("failed")
+
+    def _attempted(self, result: AttemptResult) -> None:
+        self._desk.attempted(self.call.kind, result)
 
     def _delay(self, error: WorkerError, failed: int) -> float | None:
         """Return the wait before the next attempt; None where this was the last one."""

@@ -67,8 +67,10 @@ class Fetching:
 
     def _got(self, message: Msg | None) -> None:
         self._changed.set()
-        if message is not None:
+        if self._told and self._pull.trouble is None:
             self._told = ""
+            log.info("jobs are fetched again", kind=self._kind)
+        if message is not None:
             self._received(message)
 
     async def _fetch(self) -> None:

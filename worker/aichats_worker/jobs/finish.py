@@ -21,6 +21,8 @@ from aichats_worker.jobs.queue import Job, Queue
 from aichats_worker.jobs.record import Record
 from aichats_worker.jobs.records import Records
 from aichats_worker.request.events import error_data, error_headers
+from aichats_worker.telemetry.counting import Telemetry
+from aichats_worker.telemetry.logs import Said
 
 log = structlog.get_logger(__name__)
 
@@ -46,13 +48,16 @@ class Ending:
         mail: How the broker is asked.
         queue: Where they leave.
         records: Where their ends are.
+        telemetry: Counts the letters.
     """
 
-    def __init__(self, mail: Mailbox, queue: Queue, records: Records) -> None:
+    def __init__(self, mail: Mailbox, queue: Queue, records: Records, telemetry: Telemetry) -> None:
         self._nc = mail.nc
         self._queue = queue
         self._records = records
         self._letters = DeadLetters(mail.bus)
+        self._telemetry = telemetry
+        self._said = Said()
 
     async def end(
         self,
@@ -106,6 +111,7 @@ class Ending:
         """Keep the letter, then remove the job: whoever dies in between leaves a job that is delivered again."""
         if letter is not None:
             await self._repeated(lambda: self._write(job, letter))
+            self._telemetry.dead_letter(job.call.kind)
         await self._repeated(lambda: self._queue.remove(job, None if letter is None else letter.reason))
 
     async def _write(self, job: Job, letter: Letter) -> None:
@@ -122,8 +128,12 @@ class Ending:
             except NatsError as error:
                 if self._nc.is_closed:
                     raise JobLost from None  # the next worker goes on
-                log.warning("a job's end is not complete yet", error=str(error) or type(error).__name__)
+                reason = str(error) or type(error).__name__
+                if self._said.is_new(reason):
+                    log.warning("jobs' ends are not complete yet", reason=reason)
             else:
+                if pause > PAUSE_MIN_SECONDS and self._said.forget():
+                    log.info("jobs' ends are complete again")
                 return
             await asyncio.sleep(pause)
             pause = min(2 * pause, PAUSE_MAX_SECONDS)

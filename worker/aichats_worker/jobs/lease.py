@@ -14,6 +14,7 @@ from nats.errors import Error as NatsError
 
 from aichats_schemas.subjects import Kind
 from aichats_worker.jobs.queue import Job, Queue
+from aichats_worker.telemetry.logs import Said
 
 log = structlog.get_logger(__name__)
 
@@ -36,6 +37,7 @@ class Leases:
         self._held: dict[int, tuple[Job, float]] = {}
         self._checks: dict[int, Check] = {}
         self._task: asyncio.Task[None] | None = None
+        self._said = Said()
 
     def follow(self, kind: Kind, ack_wait_seconds: float) -> None:
         """Go by what the kind's consumer has now."""
@@ -89,4 +91,5 @@ class Leases:
                 self._held[job.seq] = job, time.monotonic()
                 await self._queue.keep(job)
         except NatsError as error:
-            log.warning("a job's lease is not renewed", error=type(error).__name__)
+            if self._said.is_new(type(error).__name__):
+                log.warning("a job's lease is not renewed", error=type(error).__name__)

@@ -44,12 +44,15 @@ class Record:
     Attributes:
         attempt: The number of the attempt that it writes, or ends.
         copies: Get each event once it is stored; None where the job names no `reply_to`.
+        events: How many it has stored.
+        bytes: Of those events.
     """
 
     def __init__(self, messages: Messages, subject: str, mark: Mark, envelope: Envelope, last_seq: int) -> None:
         self.mark = mark
         self.attempt = envelope.attempt
         self.copies: Copies | None = None
+        self.events = self.bytes = 0
         self._messages = messages
         self._subject = subject
         self._envelope = envelope
@@ -127,9 +130,17 @@ class Record:
                 tries += 1
                 if tries == tries_max:
                     raise
-                log.warning("a job's event is not stored yet", error=str(error) or type(error).__name__)
+                self._tell(error)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, PAUSE_MAX_SECONDS)
+        if tries and self._messages.said.forget():
+            log.info("jobs' events are stored again")
+
+    def _tell(self, error: NatsError) -> None:
+        """One line for each reason, not for each job and try."""
+        reason = str(error) or type(error).__name__
+        if self._messages.said.is_new(reason):
+            log.warning("jobs' events are not stored yet", stream=self._messages.stream, reason=reason)
 
     async def _store(self, payload: bytes, headers: dict[str, str]) -> None:
         """Send it once. Sent again it is stored once all the same: the fence lets one of them pass."""
@@ -168,6 +179,8 @@ class Record:
     def _stored(self, seq: int) -> None:
         self._last_seq = seq
         self._envelope.seq += 1
+        self.events += 1
+        self.bytes += len(self._pending[0]) if self._pending is not None else 0
         self._pending = None
 
     async def _caught_up(self) -> bool:

@@ -23,7 +23,8 @@ from aichats_worker.request.events import Envelope, error_data, error_headers
 from aichats_worker.request.executor import Executor
 from aichats_worker.request.runs import Run
 from aichats_worker.request.watch import Watch
-from aichats_worker.telemetry import Telemetry
+from aichats_worker.telemetry.counting import Telemetry
+from aichats_worker.telemetry.logs import Said
 
 log = structlog.get_logger(__name__)
 
@@ -49,14 +50,22 @@ class Jobs:
         self.mail = mail
         self.queue = Queue(mail)
         self.records = Records(mail, rules.attempts_max)
-        self.finish = Ending(mail, self.queue, self.records)
+        self.finish = Ending(mail, self.queue, self.records, telemetry)
         self.leases = Leases(self.queue)
-        self._desk = Desk(self.queue, self.finish, rules, now=self.clock.now, budget=executor.budget_seconds)
+        self._desk = Desk(
+            self.queue,
+            self.finish,
+            rules,
+            now=self.clock.now,
+            budget=executor.budget_seconds,
+            attempted=telemetry.attempt,
+        )
         self._rule = mail.bus.rule
         self._executor = executor
         self._watch = watch
         self._telemetry = telemetry
         self._leaving = False
+        self._said = Said()
 
     def leave(self) -> None:
         """Run no more: what still comes is given back."""
@@ -65,6 +74,8 @@ class Jobs:
     def received(self, message: Msg, kind: Kind) -> None:
         """Take a job in. Its slot is taken now: whoever looks next sees what is free."""
         job = delivered(message, kind)
+        if job.delivery > 1:
+            self._telemetry.redelivered(kind)
         has_slot = not self._leaving and self._executor.slots[kind].take()
         self._executor.runs.spawn(self._take(job, has_slot), f"job:{job.call.id}")
 
@@ -117,7 +128,9 @@ class Jobs:
         try:
             start = await self.records.begin(job, copies)
         except NatsError as error:
-            log.warning("a job's record cannot be written", id=job.call.id, error=str(error) or type(error).__name__)
+            reason = str(error) or type(error).__name__
+            if self._said.is_new(reason):
+                log.warning("a job's record cannot be written", id=job.call.id, reason=reason)
             await self.queue.give_back(job, RECORD_AWAY_SECONDS)
             return
         if not isinstance(start, Record):

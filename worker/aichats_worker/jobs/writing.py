@@ -12,6 +12,7 @@ from aichats_worker.provider import Picture
 from aichats_worker.request.events import image_parts, text_pieces
 from aichats_worker.request.outcome import Completed
 from aichats_worker.request.runs import Run
+from aichats_worker.telemetry.account import Sent
 
 # Deltas that wait to be stored: beyond this the provider waits, too.
 JOINED_MAX_CHARS: Final = 64 * 1024
@@ -82,6 +83,11 @@ class JobWriter:
         """Store what is joined, and return the data of `done`, which comes next."""
         await self._store()
         return orjson.dumps(completed.data(last_seq=self.record.next_number, first=self._first))
+
+    @property
+    def sent(self) -> Sent:
+        """What has been stored."""
+        return Sent(self.record.events, self.record.bytes, self._first)
 
     def close(self) -> None:
         """Join no more."""

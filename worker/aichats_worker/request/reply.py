@@ -21,6 +21,7 @@ from aichats_worker.request.events import (
 )
 from aichats_worker.request.outcome import Completed
 from aichats_worker.request.watch import Line, Outlet
+from aichats_worker.telemetry.account import Sent
 
 
 class Writer(Protocol):
@@ -35,6 +36,10 @@ class Writer(Protocol):
     async def image(self, index: int, picture: Picture) -> None:
         """Take an image."""
 
+    @property
+    def sent(self) -> Sent:
+        """What has gone out until now."""
+
 
 class Reply(Outlet):
     """A streamed reply: each piece is an event as soon as it comes.
@@ -44,12 +49,13 @@ class Reply(Outlet):
         call: What is answered.
     """
 
-    __slots__ = ("_envelope", "_first")
+    __slots__ = ("_envelope", "_first", "_last_event")
 
     def __init__(self, line: Line, call: Call) -> None:
         super().__init__(line)
         self._envelope = Envelope(call.id, call.attempt)
         self._first: float | None = None
+        self._last_event: float | None = None
 
     async def text(self, delta: str) -> None:
         """Publish a piece of text, split where it is too large for one message."""
@@ -84,6 +90,11 @@ class Reply(Outlet):
         """Publish the `error` event with its headers, and the sentinel."""
         await self._end(b"error", error_data(error), error_headers(error))
 
+    @property
+    def sent(self) -> Sent:
+        """What has been published."""
+        return Sent(self._envelope.seq, self._bytes, self._first, self._last_event)
+
     def hush(self) -> None:
         """Publish no status from here on."""
         self._silence = float("inf")
@@ -112,7 +123,12 @@ class Reply(Outlet):
 
     async def _end(self, kind: bytes, data: bytes, headers: Mapping[str, str] | None = None) -> None:
         if not self._closed:
-            await self._close(self._envelope.event(kind, data), headers)
+            await self._close_with(self._envelope.event(kind, data), headers)
+
+    async def _close_with(self, payload: bytes, headers: Mapping[str, str] | None = None) -> None:
+        self._last_event = self._last
+        self._envelope.seq += 1
+        await self._close(payload, headers)
 
 
 class Ask(Reply):
@@ -156,12 +172,17 @@ class Ask(Reply):
             payload = self._envelope.event(b"result", orjson.dumps(data))
             size = len(payload)
             if size <= limit:
-                await self._close(payload)
+                await self._close_with(payload)
                 return
         raise TooLarge(
             f"max_payload: one message holds at most {limit} bytes and the answer has {size}; "
             "send the same request to req instead of ask, which streams it in parts"
         )
+
+    @property
+    def sent(self) -> Sent:
+        """What has been published, at once."""
+        return Sent(self._envelope.seq, self._bytes, self._first)
 
     def _answer(self) -> dict[str, Any]:
         if self._kind == "image":

@@ -14,6 +14,7 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from aichats_worker.errors import Internal
+from aichats_worker.telemetry.logs import Said
 
 log = structlog.get_logger(__name__)
 
@@ -44,7 +45,18 @@ class Line:
 class Outlet(ABC):
     """One reply on its way out: once it is closed, nothing more is published. Silence is looked for by the watch."""
 
-    __slots__ = ("_closed", "_keepalive", "_last", "_last_probe", "_nc", "_probe", "_silence", "_subject", "token")
+    __slots__ = (
+        "_bytes",
+        "_closed",
+        "_keepalive",
+        "_last",
+        "_last_probe",
+        "_nc",
+        "_probe",
+        "_silence",
+        "_subject",
+        "token",
+    )
 
     def __init__(self, line: Line) -> None:
         self.token = line.token
@@ -54,6 +66,7 @@ class Outlet(ABC):
         self._silence = line.keepalive_seconds  # after so much of it a status is due
         self._probe = line.probe
         self._closed = False
+        self._bytes = 0
         self._last = time.monotonic()
         self._last_probe = float("-inf")
 
@@ -71,6 +84,7 @@ class Outlet(ABC):
 
     async def _send(self, payload: bytes, headers: Mapping[str, str] | None = None) -> None:
         now = self._last = time.monotonic()
+        self._bytes += len(payload)
         probe = ""
         if self._probe and now - self._last_probe >= self._keepalive / 2:
             self._last_probe = now
@@ -102,6 +116,7 @@ class Watch:
         self._nc: Client | None = None
         self._ticker: asyncio.Task[None] | None = None
         self._stopped = False
+        self._said = Said()
 
     async def start(self, nc: Client) -> None:
         """Subscribe to the probes' answers and start the keep-alive."""
@@ -158,4 +173,5 @@ class Watch:
         try:
             await outlet.status()
         except Exception as error:  # noqa: BLE001 - one reply's failure must not silence all the others
-            log.warning("keep-alive not published", error=type(error).__name__)
+            if self._said.is_new(type(error).__name__):
+                log.warning("keep-alive not published", error=type(error).__name__)

@@ -26,6 +26,7 @@ FLOORS: tuple[set[str], ...] = (
     {"direct", "jobs"},
     {"control"},
     {"settings", "web"},  # whoever is below the settings gets values
+    {"login"},
     {"wiring"},
     {"app"},
     {"service"},

@@ -10,7 +10,7 @@ import nats
 import pytest
 from nats.aio.client import Client
 
-from aichats_worker.broker.connecting import PENDING_MAX_BYTES
+from aichats_worker.broker.framework import PENDING_MAX_BYTES
 from aichats_worker.errors import Cancelled
 from aichats_worker.simulator.answers import words
 from aichats_worker.simulator.server import Simulator
@@ -60,7 +60,7 @@ async def test_a_broker_that_freezes_for_a_while_costs_no_event(
 async def test_a_request_ends_in_time_under_a_frozen_broker_that_is_then_left_and_found_again(
     server: NatsServer, own: Client, start_worker: StartWorker, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aichats_worker.broker.connecting.PING_INTERVAL_SECONDS", 1)
+    monkeypatch.setattr("aichats_worker.broker.framework.PING_INTERVAL_SECONDS", 1)
     app = await start_worker(nats_url=server.url)
     body = b'{"prompt":"[sim: words=1000 pause=0.05]","timeout_seconds":2}'
     exchange = await Exchange(own).send(REQ, body)

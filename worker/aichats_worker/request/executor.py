@@ -155,6 +155,8 @@ class Executor:
         try:
             answer = self._text if call.kind == "text" else self._images
             finish = meter.finished(await answer(run, writer, question, meter))
+            await writer.written()
+            run.check()
         finally:
             timer.cancel()
         ignored = ignored_by(request)

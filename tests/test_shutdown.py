@@ -57,6 +57,7 @@ async def test_a_second_signal_ends_at_once(nc: Client, spawn_worker: SpawnWorke
     assert await worker.wait() == 128 + signal.SIGTERM
 
 
+@pytest.mark.slow("four workers start, one after the other")
 async def test_a_rolling_restart_loses_and_doubles_nothing(nc: Client, spawn_worker: SpawnWorker) -> None:
     workers = [await spawn_worker(WORKER_JOBS="off") for _ in range(2)]
     asked: list[asyncio.Task[list[object]]] = []

@@ -131,6 +131,7 @@ async def test_a_provider_faster_than_the_broker_is_slowed_down_and_nothing_is_l
     assert max(held) < 2 * PENDING_MAX_BYTES + MIB
 
 
+@pytest.mark.slow("a partition of four seconds, and 512 MiB after it")
 async def test_memory_is_bounded_while_a_partition_lasts(
     link: Link, own: Client, spawn_worker: SpawnWorker, simulator: Simulator
 ) -> None:

@@ -174,6 +174,7 @@ async def test_a_worker_that_serves_no_jobs_cancels_a_queued_one(
     assert await broker.jobs_left() == 0
 
 
+@pytest.mark.slow("two workers start, and cancels are asked until the frozen one is not")
 async def test_where_the_runner_is_slow_there_is_one_end_and_it_is_the_one_that_was_told(
     broker: Broker, spawn_worker: SpawnWorker, simulator: Simulator
 ) -> None:

@@ -173,6 +173,7 @@ async def check_jobs(scene: Scene, requests: list[Bad]) -> None:
     assert {bad.own_id for bad in jobs if bad.own_id} <= set(ids)
 
 
+@pytest.mark.slow("hundreds of requests, and the keep-alive has to pass")
 @pytest.mark.fuzz
 @pytest.mark.timeout(1800)
 async def test_bad_requests_get_one_error_or_are_dropped_and_leave_nothing_behind(

@@ -192,7 +192,7 @@ class Secured:
         yield
         async with asyncio.timeout(VIOLATION_WAIT_SECONDS):
             while await self.dropped() == before:
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(0.1)
         assert await self.dropped() == before + 1
 
     @property

@@ -163,8 +163,9 @@ async def test_a_record_that_is_gone_is_expired_for_whoever_had_some_of_it(
 
 @pytest.mark.parametrize("how", ["purged", "deleted"])
 async def test_a_record_that_goes_in_the_middle_ends_the_resume(
-    broker: Broker, start_jobs: StartJobs, how: str
+    broker: Broker, start_jobs: StartJobs, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
+    monkeypatch.setattr("aichats_worker.control.resume.LOOK_AGAIN_SECONDS", 0.5)
     await start_jobs(worker_jobs_provision=True)
     await stored(broker, 5, ended=False)
     exchange = await Exchange(broker.nc).send(RESUME, {"id": "r1"})
@@ -246,7 +247,10 @@ async def test_an_event_that_is_larger_than_the_brokers_limit_now_ends_the_resum
     await nc.close()
 
 
-async def test_a_job_that_is_removed_in_the_middle_ends_the_resume(broker: Broker, start_jobs: StartJobs) -> None:
+async def test_a_job_that_is_removed_in_the_middle_ends_the_resume(
+    broker: Broker, start_jobs: StartJobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aichats_worker.control.resume.LOOK_AGAIN_SECONDS", 0.5)
     await start_jobs()
     await stored(broker, 5, ended=False)
     events = await answer_of(broker, {"id": "r1"})

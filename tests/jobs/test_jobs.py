@@ -241,6 +241,7 @@ async def test_a_long_job_keeps_its_lease(broker: Broker, start_jobs: StartJobs,
     assert len(simulator.requests) == 1
 
 
+@pytest.mark.slow("two workers start, and the ack_wait passes")
 @pytest.mark.e2e
 async def test_a_job_whose_worker_is_killed_is_answered_whole_by_another(
     broker: Broker, spawn_worker: SpawnWorker
@@ -261,6 +262,7 @@ async def test_a_job_whose_worker_is_killed_is_answered_whole_by_another(
     checked(await broker.record())
 
 
+@pytest.mark.slow("two workers start, and the ack_wait passes")
 @pytest.mark.e2e
 async def test_a_frozen_worker_that_comes_back_has_lost_its_job(
     broker: Broker, spawn_worker: SpawnWorker, simulator: Simulator
@@ -410,11 +412,13 @@ async def test_a_busy_worker_leaves_jobs_to_the_others(
 
 
 async def test_a_worker_that_stops_gives_its_job_back_at_once_and_that_does_not_count(
-    broker: Broker, start_jobs: StartJobs
+    broker: Broker, start_jobs: StartJobs, simulator: Simulator
 ) -> None:
     settings = {"worker_ack_wait_seconds": 30, "worker_attempts_max": 1}
     worker = await start_jobs(**settings)
-    await broker.submit("[sim: words=80 pause=0.1]")
+    for _ in range(3):
+        simulator.script(b"data: not all of it\n", 120)
+    await broker.submit("[sim: words=3]")
     for _ in range(3):
         await broker.content()
         successor = await start_jobs(**settings)

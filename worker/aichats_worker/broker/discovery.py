@@ -18,7 +18,7 @@ from aichats_schemas import __version__
 from aichats_schemas.events import EVENTS
 from aichats_schemas.requests import MODELS
 from aichats_schemas.subjects import PROTOCOL, QUEUE, SERVICE, CoreMode, Kind, Subjects, is_reply_subject, new_id
-from aichats_worker.telemetry import EndpointStats, Telemetry
+from aichats_worker.telemetry.counting import EndpointStats, Telemetry
 
 DESCRIPTION = "Streams text and images from ai-chats.org to each request's own reply subject."
 REVISION = "2"

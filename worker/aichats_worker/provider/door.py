@@ -12,6 +12,7 @@ from aichats_schemas.subjects import KINDS, Kind
 from aichats_worker.errors import ProviderUnavailable, RateLimited, WorkerError
 from aichats_worker.provider import Finish, Offers, Picture, Provider, Question, Reasoning
 from aichats_worker.provider.circuit import Circuit, CircuitOpen
+from aichats_worker.provider.circuit_log import CircuitLog
 from aichats_worker.provider.limiter import Limiter
 from aichats_worker.tracing import trace
 
@@ -63,14 +64,18 @@ class Door:
 
     Attributes:
         calls: How many calls ended so, by kind and `answered`, `left` or the error's code.
+        retries: How many were made again, by kind.
+        circuit_logs: What became of its circuits, by kind.
     """
 
     def __init__(self, provider: Guarded, policy: DoorPolicy | None = None) -> None:
         self._provider = provider
         self._policy = policy or DoorPolicy()
         self.calls: Counter[tuple[Kind, str]] = Counter()
+        self.retries: Counter[Kind] = Counter()
+        self.circuit_logs = {kind: CircuitLog(provider.name, kind) for kind in KINDS}
         self._limiter = Limiter(self._policy.calls_per_minute, self._policy.concurrent_calls)
-        self._circuits: dict[Kind, Circuit] = {kind: self._new_circuit() for kind in KINDS}
+        self._circuits: dict[Kind, Circuit] = {kind: self._new_circuit(self.circuit_logs[kind]) for kind in KINDS}
         self._circuits_of_proxies: OrderedDict[tuple[Kind, str], Circuit] = OrderedDict()
         provider.circuit = self._circuits["text"]
 
@@ -135,6 +140,7 @@ class Door:
                             item = piece
                             yield item
                 except WorkerError as error:
+                    error.provider = self.name
                     begun = item is not None
                     wait = None if begun or call >= calls_max else self._wait_before_next(call, error, question)
                     if wait is None:
@@ -142,6 +148,7 @@ class Door:
                     traced.again(error, wait)
                 else:
                     break
+                self.retries[kind] += 1
                 await asyncio.sleep(wait)
             if isinstance(item, Finish):
                 traced.finished(item.finish_reason, item.model, item.usage)
@@ -196,5 +203,5 @@ class Door:
             self._circuits_of_proxies.popitem(last=False)
         return self._circuits_of_proxies[key]
 
-    def _new_circuit(self) -> Circuit:
-        return Circuit(self._policy.circuit_failures, self._policy.circuit_open_seconds)
+    def _new_circuit(self, told: CircuitLog | None = None) -> Circuit:
+        return Circuit(self._policy.circuit_failures, self._policy.circuit_open_seconds, told=told)

@@ -17,7 +17,8 @@ from aichats_worker.request.reply import Writer
 from aichats_worker.request.runs import Run, Runs
 from aichats_worker.request.slots import Slots
 from aichats_worker.request.usage import Meter
-from aichats_worker.telemetry import Account, Telemetry
+from aichats_worker.telemetry.account import Account
+from aichats_worker.telemetry.counting import Telemetry
 from aichats_worker.tracing import trace
 from aichats_worker.tracing.trace import RequestTrace
 
@@ -91,7 +92,8 @@ class Executor:
 
     async def serve(self, delivery: Delivery, run: Run, *, has_slot: bool) -> None:
         """Take one delivery to its end. Raises nothing."""
-        account = delivery.call.account()
+        account = run.account = delivery.call.account()
+        account.queued_seconds = delivery.queued_seconds
         outcome: Outcome = Internal("the end could not be published")
         try:
             with self._followed(delivery, account) as traced, delivery.opened(run) as writer:
@@ -101,6 +103,7 @@ class Executor:
                 except Exception:  # the last frame of a request: there is nobody left to tell
                     log.exception("end not published", id=delivery.call.id)
                 account.ended(run.charged(outcome))
+                account.sent = writer.sent
                 traced.ended(account.outcome, account.error, account.usage)
         finally:
             self.runs.release(run)
@@ -108,11 +111,12 @@ class Executor:
 
     @contextmanager
     def _followed(self, delivery: Delivery, account: Account) -> Iterator[RequestTrace]:
-        """The trace around the count and the log, which may name it."""
+        """The trace is around the count and the log, which names it."""
         with (
-            trace.request(delivery.call, delivery.queued_seconds, delivery.origin) as traced,
+            trace.request(delivery.call, account.queued_seconds, delivery.origin) as traced,
             self._telemetry.request(account),
         ):
+            account.trace_id = traced.trace_id
             yield traced
 
     async def _outcome(self, delivery: Delivery, run: Run, writer: Writer, has_slot: bool) -> Outcome:
@@ -150,6 +154,7 @@ class Executor:
         started = time.monotonic()
         call, queued = delivery.call, delivery.queued_seconds
         request = read_request(call, self._limits, self._provider.offers)
+        run.account.model = request.model
         seconds = request.timeout_seconds or self._limits.timeout_seconds_max
         if queued >= seconds:
             raise DeadlineExceeded("queue", seconds)
@@ -168,6 +173,8 @@ class Executor:
         try:
             answer = self._text if call.kind == "text" else self._images
             finish = meter.finished(await answer(run, writer, question, meter))
+            await writer.written()
+            run.check()
         finally:
             timer.cancel()
         ignored = ignored_by(request)

@@ -44,9 +44,14 @@ class Slots:
         return self.count - self._held - len(self._waiting)
 
     @property
-    def in_use(self) -> int:
-        """How many are held."""
+    def used(self) -> int:
+        """How many are taken."""
         return self._held
+
+    @property
+    def waiting(self) -> int:
+        """How many jobs wait for one."""
+        return len(self._waiting)
 
     def tell(self, freed: Callable[[], Awaitable[object]]) -> None:
         """Have `freed` awaited after each slot that was given back, before its request says that it has ended."""

@@ -22,6 +22,7 @@ from opentelemetry.trace import (
     Status,
     StatusCode,
     TraceFlags,
+    format_trace_id,
     get_current_span,
     set_span_in_context,
 )
@@ -176,6 +177,10 @@ class _RequestSpan(RequestTrace):
 
     def __init__(self, span: Span) -> None:
         self._span = span
+
+    @property
+    def trace_id(self) -> str:
+        return format_trace_id(self._span.get_span_context().trace_id)
 
     def ended(self, outcome: str, error: WorkerError | None, usage: Usage | None) -> None:
         attributes: dict[str, Any] = {"aichats.outcome": outcome}

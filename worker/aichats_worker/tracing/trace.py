@@ -50,6 +50,11 @@ class RequestTrace:
 
     __slots__ = ()
 
+    @property
+    def trace_id(self) -> str | None:
+        """Of the trace, in hexadecimal, for the log; None where there is none."""
+        return None
+
     def ended(self, outcome: str, error: WorkerError | None, usage: Usage | None) -> None:
         """Take note of what came of it."""
 

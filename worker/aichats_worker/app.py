@@ -148,7 +148,7 @@ class App:
             "models_image": ",".join(self.provider.offers["image"]),
             "provider_working": str(self.provider.working).lower(),
             **{f"capacity_{kind}": str(slots.count) for kind, slots in self.slots.items()},
-            **{f"in_flight_{kind}": str(slots.in_use) for kind, slots in self.slots.items()},
+            **{f"in_flight_{kind}": str(slots.used) for kind, slots in self.slots.items()},
         }
 
     async def start(self) -> None:

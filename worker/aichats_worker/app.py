@@ -255,11 +255,10 @@ class App:
         if self._draining:
             return 0
         self._draining = self.connection.closing = True
-        await self._leave()
+        # Both at once: to leave takes a few ways to the broker, in which a far worker would go on fetching jobs.
+        await asyncio.gather(self._leave(), *([self._serving.leave()] if self._serving is not None else []))
         if self._resumes is not None:
             await self._resumes.stop()  # whoever reads asks another worker
-        if self._serving is not None:
-            await self._serving.leave()
         cut = await self.runs.drain(self.settings.worker_drain_timeout_seconds)
         if self._cancels is not None:
             await self._cancels.stop()  # until here its requests can be cancelled, by whichever worker is asked

@@ -20,7 +20,7 @@ from tests.documents.blocks import PAGES, RUN, Block, blocks_of, named
 from tests.jobs.test_jobs import serving_jobs
 from tests.processes import ROOT, NatsServer, free_port
 
-PAGE_TIMEOUT_SECONDS = 120.0
+PAGE_TIMEOUT_SECONDS = 240.0
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 RUNNING = [page for page in PAGES if any(block.is_run for block in blocks_of(page))]
 BEGIN = "=== block at line"

@@ -24,10 +24,10 @@ demo: .venv/.project ## see it work: a NATS server, a simulated provider and a w
 	@$(BIN)/aichats-worker demo
 
 test: check ## format, lint, types, then all tests
-	$(BIN)/pytest -n $(SIDE_BY_SIDE) --dist worksteal $(ARGS)
+	$(BIN)/pytest -n $(SIDE_BY_SIDE) --dist loadgroup $(ARGS)
 
 coverage: .venv/.project ## all tests once more, and which lines they leave out: with twice the CPU, so no part of `make test`
-	$(BIN)/pytest -n $(SIDE_BY_SIDE) --dist worksteal --cov --cov-report=term-missing:skip-covered $(ARGS)
+	$(BIN)/pytest -n $(SIDE_BY_SIDE) --dist loadgroup --cov --cov-report=term-missing:skip-covered $(ARGS)
 
 test-containers: .venv/.project ## the end-to-end tests once more, against the image and NATS in containers (needs Docker, on Linux)
 	@$(DOCKER) version >/dev/null 2>&1 \

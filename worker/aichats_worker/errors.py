@@ -35,6 +35,8 @@ class WorkerError(Exception):
         fault: Whose it is. The requester's is never tried again, here or at another provider.
         circuit: What it says of the provider: nothing, a failure that counts, or one that opens the circuit at once.
         usage: What the part of an answer that was made has used; None where none was made.
+        provider: Who was asked when it happened; None for nobody.
+        logged: The message as the log has it: without what a requester has named itself.
     """
 
     code: ClassVar[ErrorCode]
@@ -48,6 +50,8 @@ class WorkerError(Exception):
         self.message = message
         self.retry_after_ms = retry_after_ms
         self.usage: Usage | None = None
+        self.provider: str | None = None
+        self.logged = message
 
 
 class InvalidRequest(WorkerError):

@@ -43,7 +43,7 @@ def about(
 def run() -> None:
     """Run a worker until SIGTERM or SIGINT."""
     from aichats_worker.service import serve
-    from aichats_worker.telemetry import configure_logging
+    from aichats_worker.telemetry.logs import configure_logging
 
     settings = _settings(by_context=False)
     configure_logging(settings.worker_log_level, settings.worker_log_format)
@@ -57,7 +57,7 @@ def demo() -> None:
 
     from aichats_worker.commands.demo import DemoFailed, demo
     from aichats_worker.simulator.broker import NoServer
-    from aichats_worker.telemetry import configure_logging
+    from aichats_worker.telemetry.logs import configure_logging
 
     configure_logging("warning", "auto")
     try:
@@ -82,7 +82,7 @@ def dev(
     from aichats_worker.commands.dev import Playground
     from aichats_worker.settings import SettingsError
     from aichats_worker.simulator.broker import NoServer
-    from aichats_worker.telemetry import configure_logging
+    from aichats_worker.telemetry.logs import configure_logging
 
     if base_url and provider != "openai":
         _fail("--base-url goes with --provider openai", STATUS_USAGE)

@@ -62,7 +62,7 @@ async def test_a_lone_worker_that_is_full_refuses_each_request_at_once(nc: Clien
     running = await Exchange(nc).send(REQ, b"[sim: words=2 pause=2.5]")
     await running.event()
     for _ in range(3):
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(2):  # the slot is taken for longer
             assert await end(await Exchange(nc).send(REQ, b"hi")) == "overloaded"
     assert (await ask(nc, REQ_IMAGE, b"[sim: bytes=1000]"))[-1].type == "done", "images have slots of their own"
     assert await end(running) == "done"

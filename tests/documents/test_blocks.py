@@ -77,6 +77,7 @@ class Place:
         return out.decode()
 
 
+@pytest.mark.slow("a page is run whole, one command after the other")
 @pytest.mark.timeout(PAGE_TIMEOUT_SECONDS + 60)
 @pytest.mark.parametrize("page", RUNNING, ids=named)
 async def test_every_block_that_is_run_does_what_its_page_says(

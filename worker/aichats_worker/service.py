@@ -10,6 +10,7 @@ import structlog
 
 from aichats_worker.app import App
 from aichats_worker.settings import Settings, unknown_variables
+from aichats_worker.tracing.exporting import Exporting
 
 log = structlog.get_logger(__name__)
 
@@ -27,6 +28,7 @@ async def serve(settings: Settings) -> int:
     for sentence in unknown_variables(os.environ):
         log.warning("unknown setting", hint=sentence)
     app = App(settings)
+    exporting = Exporting(os.environ, prefix=settings.worker_subject_prefix, instance=app.discovery.id)
     stop = asyncio.Event()
 
     def on_signal(number: signal.Signals) -> None:
@@ -48,6 +50,7 @@ async def serve(settings: Settings) -> int:
     stopping.cancel()
     starting.cancel()
     cut = await app.drain()
+    exporting.stop()
     if starting.done() and not starting.cancelled() and (error := starting.exception()) is not None:
         raise error
     log.info("stopped", cut_off=cut)

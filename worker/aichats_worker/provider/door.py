@@ -14,6 +14,7 @@ from aichats_worker.provider import Finish, Offers, Picture, Provider, Question,
 from aichats_worker.provider.circuit import Circuit, CircuitOpen
 from aichats_worker.provider.circuit_log import CircuitLog
 from aichats_worker.provider.limiter import Limiter
+from aichats_worker.tracing import trace
 
 WAIT_MAX_SECONDS: Final = 5.0
 CIRCUITS_MAX: Final = 256
@@ -127,23 +128,30 @@ class Door:
         await self._provider.close()
 
     async def _asked(self, kind: Kind, ask: Callable[[Question], Items], question: Question, calls_max: int) -> Items:
-        call, started = 0, False
-        while True:
-            call += 1
-            try:
-                async with aclosing(self._asked_once(kind, ask, question)) as items:
-                    async for item in items:
-                        started = True
-                        yield item
-            except WorkerError as error:
-                error.provider = self.name
-                wait = None if started or call >= calls_max else self._wait_before_next(call, error, question)
-                if wait is None:
-                    raise
-            else:
-                return
-            self.retries[kind] += 1
-            await asyncio.sleep(wait)
+        call, item = 0, None
+        with trace.asking(self.name, kind, question.model, question.options) as traced:
+            while True:
+                call += 1
+                try:
+                    async with aclosing(self._asked_once(kind, ask, question)) as items:
+                        async for piece in items:
+                            if item is None and not isinstance(piece, Finish):
+                                traced.first()
+                            item = piece
+                            yield item
+                except WorkerError as error:
+                    error.provider = self.name
+                    begun = item is not None
+                    wait = None if begun or call >= calls_max else self._wait_before_next(call, error, question)
+                    if wait is None:
+                        raise
+                    traced.again(error, wait)
+                else:
+                    break
+                self.retries[kind] += 1
+                await asyncio.sleep(wait)
+            if isinstance(item, Finish):
+                traced.finished(item.finish_reason, item.model, item.usage)
 
     async def _asked_once(self, kind: Kind, ask: Callable[[Question], Items], question: Question) -> Items:
         circuit = self._circuit_of(kind, question)

@@ -18,6 +18,7 @@ from aichats_worker.commands.line import app as command_line
 from aichats_worker.errors import WorkerError
 from aichats_worker.settings import Settings, settings_without_environment
 from aichats_worker.simulator.broker import embedded_nats_server
+from aichats_worker.telemetry.logs import configure_logging
 from tests.chart.written import secret_names, settings_schema
 from tests.processes import ROOT
 
@@ -272,6 +273,7 @@ async def _metrics() -> str:
 
 
 if __name__ == "__main__":
+    configure_logging("warning", "auto")
     for name, make in PAGES.items():
         (DOCS / name).write_text(make(), "utf-8")
     (DOCS / "metrics.md").write_text(asyncio.run(_metrics()), "utf-8")

@@ -12,7 +12,7 @@ UV := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate
 	--custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-containers check schemas bench chaos soak fuzz chart chart-docs cluster image version wheel lock clean
+.PHONY: help demo test test-containers check schemas bench chaos soak fuzz chart chart-docs metrics-docs cluster image version wheel lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 \t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -55,6 +55,9 @@ chart: .venv/.chart .venv-checkov/.dependencies ## lint and test the chart, the 
 
 chart-docs: .venv/.project ## write the chart's tables and schema of settings
 	$(BIN)/python -m tests.chart.written
+
+metrics-docs: .venv/.project ## write the table of docs/metrics.md
+	$(BIN)/python -m tests.telemetry.written
 
 cluster: .venv/.project ## install, upgrade under load, evict and uninstall on the cluster of K8S_TEST_KUBECONFIG
 	$(BIN)/pytest tests/cluster $(ARGS)

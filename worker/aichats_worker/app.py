@@ -172,7 +172,8 @@ class App:
         log.info("ready", instance=self.discovery.id, broker=_address(nc), max_payload=nc.max_payload)
 
     async def _subscribe(self, bus: Bus) -> Jobs:
-        await self.watch.start(bus.nc)
+        await self.watch.start(self.broker.nc)
+        self.tasks.keep("keep-alive", self.watch.run)
         await self.discovery.start(bus.nc)
         jobs = await self._open_jobs(bus)
         await self.broker.start()
@@ -211,6 +212,7 @@ class App:
     def _start_jobs(self, jobs: Jobs) -> None:
         """Serve jobs as soon as JetStream lets us; core requests are served meanwhile."""
         describe(self.broker, self.subjects.job)
+        self.health.add(Check("clock", jobs.clock.trouble, gates=False))  # jobs go by the broker's
         self._resumes = Resumes(jobs.mail, jobs, self.watch, self.telemetry)
         self._streams = self._watch_streams(jobs.mail.bus)
         self.tasks.keep("streams", self._streams.run)
@@ -259,8 +261,6 @@ class App:
         cut = await self.runs.drain(self.settings.worker_drain_timeout_seconds)
         if self._cancels is not None:
             await self._cancels.stop()  # until here its requests can be cancelled, by whichever worker is asked
-        if self._serving is not None:
-            await self._serving.stop()
         await self.close()
         return cut
 
@@ -276,7 +276,7 @@ class App:
 
     async def close(self) -> None:
         """Close every connection, flushing what was published."""
-        await self.watch.stop()
+        self.watch.stop()
         await self.tasks.stop()
         await self._disconnect()
         await self.provider.close()

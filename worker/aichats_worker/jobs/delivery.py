@@ -16,9 +16,7 @@ from aichats_worker.errors import (
     Cancelled,
     DeadlineExceeded,
     JobLost,
-    Overloaded,
     ShuttingDown,
-    TooLarge,
     WorkerError,
 )
 from aichats_worker.jobs.finish import REMOVED_SECONDS, Ending
@@ -118,17 +116,17 @@ class JobDelivery:
             self._writer.close()
 
     async def elsewhere(self) -> None:
-        """A job has its slot before its attempt begins."""
-        raise Overloaded("all slots are taken; try again")
+        """A job has its slot before its attempt begins, or its time is over."""
+        raise DeadlineExceeded("queue", self._desk.budget(self.call))
 
     async def settle(self, run: Run, outcome: Outcome) -> Outcome:
         """Bring the job to its one end, or give it back."""
         assert self._writer is not None, "opened() comes first"  # noqa: S101
         try:
             await self._settle(self._writer, outcome, run)
-        except TooLarge as error:
-            await self._settle(self._writer, error, run)
-            outcome = error
+        except WorkerError as error:  # the end, or what was joined before it, cannot be stored as it is
+            outcome = run.charged(error)
+            await self._settle(self._writer, outcome, run)
         except JobLost as lost:
             outcome = lost
         if isinstance(outcome, JobLost):

@@ -95,11 +95,11 @@ class Ending:
         if end.mark.job != job.seq:
             # Of an earlier job of this id, which left the queue after its letter: its record is this one's answer too.
             if copies is not None:
-                await self._repeated(lambda: self._records.replay(job.call, copies))
+                await _copied(self._repeated(lambda: self._records.replay(job.call, copies)))
             await self._leave(job, None)
             return
         if copies is not None:
-            await copies.end(end.payload, end.headers)
+            await _copied(copies.end(end.payload, end.headers))
         error = end.data if end.type == "error" else None
         await self._leave(job, error and _letter(error["code"], error["message"], end.mark.failed))
 
@@ -137,6 +137,14 @@ class Ending:
                 return
             await asyncio.sleep(pause)
             pause = min(2 * pause, PAUSE_MAX_SECONDS)
+
+
+async def _copied(copying: Awaitable[None]) -> None:
+    """Copy what can be copied: the record is what counts, and a copy that is refused keeps no job in the queue."""
+    try:
+        await copying
+    except WorkerError as error:
+        log.warning("a job's events are not copied to its reply_to", error=error.message)
 
 
 def _letter(code: str, reason: str, attempts: int) -> Letter | None:

@@ -13,6 +13,7 @@ from aichats_worker.telemetry.logs import Said
 
 WRONG_SEQUENCE: Final = 10071  # somebody else has written to the subject
 NO_MESSAGE: Final = 10037
+MESSAGE_TOO_LARGE: Final = 10054  # more than the stream's max_msg_size
 EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
 
 

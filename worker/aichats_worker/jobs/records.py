@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Final
 
+from nats.errors import Error as NatsError
+
 from aichats_schemas.subjects import new_id
 from aichats_worker.errors import JobLost
 from aichats_worker.jobs.copies import Copies
@@ -33,6 +35,13 @@ class Exhausted:
     record: Record
 
 
+@dataclass(frozen=True, slots=True)
+class Unsure:
+    """The broker did not say whether the attempt's first event is stored: none was made, and it must not count."""
+
+    record: Record
+
+
 class Taken:
     """The id is a job's of the other kind."""
 
@@ -41,7 +50,7 @@ class Elsewhere:
     """The attempt of a later delivery runs, or this delivery's own runs elsewhere: it is not for us."""
 
 
-Start = Record | Ended | Exhausted | Taken | Elsewhere
+Start = Record | Ended | Exhausted | Unsure | Taken | Elsewhere
 
 
 class Records:
@@ -56,7 +65,6 @@ class Records:
         self.attempts_max = attempts_max
         self._subjects = mail.bus.subjects
         self._messages = Messages(mail, self._subjects.out_stream)
-        self._writer = new_id()[:8]
 
     async def place(self, call: Call) -> Place:
         """Return where a record stands.
@@ -145,6 +153,10 @@ class Records:
                 await start.append(b"status", b'"started"', tries_max=BEGIN_TRIES_MAX)
             except JobLost:
                 place = await self.place(job.call)
+            except NatsError:
+                if not start.unsure:
+                    raise
+                return Unsure(start)
             else:
                 return start
         return Elsewhere()
@@ -177,6 +189,8 @@ class Records:
 
     def _record(self, job: Job, place: Place, *, attempt: int, failed: int, number: int = 0) -> Record:
         call = job.call
-        mark = Mark(call.kind, job.seq, failed, job.delivery, self._writer)
+        # A name for each hold, and not for each worker: two cancels in one worker write the same to the letter, and the
+        # one that is refused must not take the other's end for its own.
+        mark = Mark(call.kind, job.seq, failed, job.delivery, new_id()[:8])
         envelope = Envelope(call.id, attempt, number)
         return Record(self._messages, self._subjects.out(call.tenant, call.id), mark, envelope, place.seq)

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 
 import structlog
@@ -11,7 +12,7 @@ from faststream.nats import NatsBroker
 from nats.errors import Error as NatsError
 
 from aichats_schemas.subjects import KINDS, Kind
-from aichats_worker.jobs.fetching import Fetching
+from aichats_worker.jobs.fetching import Fetching, Keep
 from aichats_worker.jobs.mailbox import Mailbox
 from aichats_worker.jobs.queue import Backlog
 from aichats_worker.jobs.streams import consumer_name
@@ -20,8 +21,6 @@ from aichats_worker.request.call import MODELS
 from aichats_worker.request.slots import Slots
 
 log = structlog.get_logger(__name__)
-
-Keep = Callable[[str, Callable[[], Awaitable[None]]], "asyncio.Task[None]"]
 
 RETRY_SECONDS: Final = 5.0
 LOOK_SECONDS: Final = 5.0  # at the consumers: what their ack_wait is now, and what time it is for the broker
@@ -53,6 +52,7 @@ class Serving:
         self._opened = opened
         self._fetching: list[Fetching] = []
         self._task: asyncio.Task[None] | None = None
+        self._keep: Keep
         self._told = ""
         self._backlog: dict[Kind, Backlog] = {}
         self.served = asyncio.Event()
@@ -63,6 +63,8 @@ class Serving:
         Args:
             keep: Runs what it is given as long as the worker lives.
         """
+        keep("leases", self._jobs.leases.run)
+        self._keep = keep
         self._task = keep("serve-jobs", self._serve)
 
     def again(self) -> None:
@@ -98,10 +100,6 @@ class Serving:
         except (NatsError, TimeoutError) as error:
             log.warning("jobs left without the broker's word", error=type(error).__name__)
 
-    async def stop(self) -> None:
-        """Let go of what is left, after all jobs have ended."""
-        await self._jobs.leases.stop()
-
     async def _serve(self) -> None:
         if not self.served.is_set():
             await self._begin()
@@ -113,9 +111,8 @@ class Serving:
     async def _begin(self) -> None:
         while not await self._open():  # noqa: ASYNC110 - nothing tells when JetStream is there
             await asyncio.sleep(RETRY_SECONDS)
-        self._jobs.leases.start()
         for fetching in self._fetching:
-            fetching.start()
+            fetching.start(self._keep)
         self.served.set()
         log.info("jobs are served")
 
@@ -140,7 +137,8 @@ class Serving:
         self._told = reason
 
     def _fetch(self, kind: Kind) -> Fetching:
-        return Fetching(self._intake, kind, self._slots[kind], lambda message: self._jobs.received(message, kind))
+        received = partial(self._jobs.received, kind=kind)
+        return Fetching(self._intake, kind, self._slots[kind], self._jobs.leases, received)
 
     async def _look(self) -> None:
         """Learn the consumers' ack_wait, the broker's time, and what waits.

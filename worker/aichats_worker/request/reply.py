@@ -3,12 +3,13 @@
 import asyncio
 import time
 from collections.abc import Mapping
-from typing import Any, Protocol
+from contextlib import suppress
+from typing import Any, Final, Protocol
 
 import orjson
 from nats.errors import Error as NatsError
 
-from aichats_worker.errors import Internal, TooLarge, WorkerError
+from aichats_worker.errors import Interrupted, TooLarge, WorkerError
 from aichats_worker.provider import Picture
 from aichats_worker.request.call import Call
 from aichats_worker.request.events import (
@@ -22,6 +23,11 @@ from aichats_worker.request.events import (
 from aichats_worker.request.outcome import Completed
 from aichats_worker.request.watch import Line, Outlet
 from aichats_worker.telemetry.account import Sent
+
+# No broker takes less in one message. What is longer may be refused without a word to us: the limit of a server can be
+# lowered under a connection, and what passes it costs the connection and the message.
+SAFE_BYTES: Final = 8 * 1024
+RESULT_SECONDS: Final = 5.0  # for the broker's word that it has taken a result
 
 
 class Writer(Protocol):
@@ -40,6 +46,9 @@ class Writer(Protocol):
     def sent(self) -> Sent:
         """What has gone out until now."""
 
+    async def written(self) -> None:
+        """Wait until what may not have reached the broker has reached it: there was no error, and nothing follows."""
+
 
 class Reply(Outlet):
     """A streamed reply: each piece is an event as soon as it comes.
@@ -49,13 +58,14 @@ class Reply(Outlet):
         call: What is answered.
     """
 
-    __slots__ = ("_envelope", "_first", "_last_event")
+    __slots__ = ("_breaks", "_envelope", "_first", "_last_event")
 
     def __init__(self, line: Line, call: Call) -> None:
         super().__init__(line)
         self._envelope = Envelope(call.id, call.attempt)
         self._first: float | None = None
         self._last_event: float | None = None
+        self._breaks: int | None = None  # of the connection, before the first event that was large
 
     async def text(self, delta: str) -> None:
         """Publish a piece of text, split where it is too large for one message."""
@@ -76,6 +86,15 @@ class Reply(Outlet):
         for data in image_parts(index, picture, self._nc.max_payload):
             await self._publish(b"image", data)
             await asyncio.sleep(0)  # publish() never yields by itself: let the connection flush and other requests run
+
+    async def written(self) -> None:
+        """Wait until the broker has read the large events.
+
+        Raises:
+            Interrupted: The connection broke before: there may be none of them.
+        """
+        if self._breaks is not None and not await self._nc.delivered(self._breaks):
+            raise Interrupted("the connection to the broker broke while the answer was on its way; try again")
 
     async def status(self) -> None:
         """Say that the request is still worked on."""
@@ -113,10 +132,12 @@ class Reply(Outlet):
         # nats-py refuses or buffers a message before it first waits. So the count is taken here, without a wait since
         # the event was made, and given back where it was refused: the order of events is the order of seq.
         payload = self._envelope.event(kind, data)
+        if self._breaks is None and len(payload) > SAFE_BYTES:
+            self._breaks = self._nc.breaks
         self._envelope.seq += 1
         try:
             await self._send(payload)
-        except Internal as error:
+        except WorkerError as error:
             if isinstance(error.__cause__, NatsError):
                 self._envelope.seq -= 1
             raise
@@ -159,6 +180,9 @@ class Ask(Reply):
         self._content()
         self._images.append(picture)
 
+    async def written(self) -> None:
+        """Nothing is published before the end."""
+
     async def done(self, completed: Completed) -> None:
         """Publish the `result`, and the sentinel.
 
@@ -171,13 +195,30 @@ class Ask(Reply):
             data = self._answer() | completed.data(last_seq=0, first=self._first)
             payload = self._envelope.event(b"result", orjson.dumps(data))
             size = len(payload)
-            if size <= limit:
-                await self._close_with(payload)
+            if size <= limit and await self._taken(payload):
                 return
         raise TooLarge(
-            f"max_payload: one message holds at most {limit} bytes and the answer has {size}; "
+            f"max_payload: one message holds at most {self._nc.max_payload} bytes and the answer has {size}; "
             "send the same request to req instead of ask, which streams it in parts"
         )
+
+    async def _taken(self, payload: bytes) -> bool:
+        """Publish the result and the sentinel. False where the broker has refused the result, and nothing is out."""
+        if len(payload) > SAFE_BYTES:
+            breaks = self._nc.breaks
+            await self._send(payload)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(RESULT_SECONDS):
+                    if not await self._nc.delivered(breaks):
+                        await self._nc.delivered(self._nc.breaks)  # then the limit that holds is known
+            if len(payload) > self._nc.max_payload:
+                return False
+            self._envelope.seq += 1
+            self._closed = True
+            await self._send(b"")
+        else:
+            await self._close_with(payload)
+        return True
 
     @property
     def sent(self) -> Sent:

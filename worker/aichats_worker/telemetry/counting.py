@@ -79,7 +79,7 @@ class Telemetry:
         says = "Requests that ended in an error, by whose fault it was."
         self._failed = self._counter("requests_failed", says, **both, fault=get_args(Fault))
         self._events = self._counter("events", "Events published or stored, of requests that have ended.", **both)
-        self._bytes = self._counter("event_bytes", "Bytes of those events.", **both)
+        self._bytes = self._counter("event_bytes", "Bytes of the events that aichats_events_total counts.", **both)
         says = "Tokens of answers and parts of answers, as providers counted or estimated."
         token_labels = {"direction": ("input", "output"), "estimated": ("true", "false")}
         self._tokens = self._counter("tokens", says, kind=KINDS, **token_labels)

@@ -261,14 +261,19 @@ async def test_nor_with_the_other_provider(
 DEFECTIVE = """
 import sys
 import aichats_worker.wiring as wiring
+from aichats_worker.provider import begun
 
 class Defective:
     working = True
     offers = {"text": {"gpt-4": (frozenset(),)}, "image": {"dalle": (frozenset(),)}}
-    async def text(self, question):
+    def text(self, question):
+        return begun(self._text(question))
+    def images(self, question):
+        return begun(self._images(question))
+    async def _text(self, question):
         yield question.messages[0].content
         _ = question, question.messages[0].content[10 ** 9]
-    async def images(self, question):
+    async def _images(self, question):
         raise KeyError(len(question.messages))
         yield
     async def close(self):

@@ -11,14 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aichats_worker.errors import WorkerError
-from aichats_worker.provider import Finish, Picture, Provider, Reasoning
+from aichats_worker.provider import Finish, Picture, Reasoning
 from aichats_worker.provider.aichats.dialect import AiChatsDecoder
 from aichats_worker.provider.deltas import Decoder
 from aichats_worker.provider.http.route import Timeouts
 from aichats_worker.provider.openai.dialect import OpenAIDecoder
 from aichats_worker.simulator.answers import CUT, HOLD, Part
 from aichats_worker.simulator.server import Simulator
-from tests.provider.asking import ask, make
+from tests.provider.asking import Asked, ask, items, make
 from tests.provider.mutations import Spoiled, spoiled
 from tests.provider.recorded import decoded
 from tests.provider.wire import CLOSE, Wire, wire
@@ -89,8 +89,8 @@ QUICK = Timeouts(connect=10, first_byte=0.03, stall=0.03, image=0.03)
 
 
 @pytest.fixture
-async def providers(simulator: Simulator) -> AsyncIterator[dict[str, Provider]]:
-    made: dict[str, Provider] = {kind: make(kind, simulator.url, timeouts=QUICK) for kind in DECODERS}
+async def providers(simulator: Simulator) -> AsyncIterator[dict[str, Asked]]:
+    made: dict[str, Asked] = {kind: make(kind, simulator.url, timeouts=QUICK) for kind in DECODERS}
     yield made
     for provider in made.values():
         await provider.close()
@@ -125,14 +125,14 @@ class Came:
             assert used is None or 0 <= used.input_tokens + used.output_tokens < 2**53
 
 
-async def call(provider: Provider, prompt: str = "hi", kind: str = "text") -> Came:
+async def call(provider: Asked, prompt: str = "hi", kind: str = "text") -> Came:
     """Ask, and write down what comes. An error that is no WorkerError fails the test."""
     came = Came([], [])
     options = {"reasoning": True} if provider.offers["text"]["gpt-4"][0] else {}
-    items = provider.images(ask(prompt)) if kind == "image" else provider.text(ask(prompt, options=options))
+    question = ask(prompt) if kind == "image" else ask(prompt, options=options)
     try:
         async with asyncio.timeout(20):
-            async for item in items:
+            async for item in items(provider, question, kind):
                 assert came.finish is None, "the finish is the last"
                 if isinstance(item, Finish):
                     came.finish = item
@@ -148,7 +148,7 @@ async def call(provider: Provider, prompt: str = "hi", kind: str = "text") -> Ca
 
 @given(case=CASES)
 async def test_any_bytes_give_text_that_was_sent_or_a_typed_error(
-    providers: dict[str, Provider], simulator: Simulator, case: Case
+    providers: dict[str, Asked], simulator: Simulator, case: Case
 ) -> None:
     came = await call(providers[case.kind], case.play(simulator))
     assert case.sent().startswith(came.text)
@@ -158,7 +158,7 @@ async def test_any_bytes_give_text_that_was_sent_or_a_typed_error(
 
 @given(case=CASES)
 async def test_any_bytes_give_an_image_or_a_typed_error(
-    providers: dict[str, Provider], simulator: Simulator, case: Case
+    providers: dict[str, Asked], simulator: Simulator, case: Case
 ) -> None:
     came = await call(providers[case.kind], case.play(simulator), "image")
     assert {picture.mime for picture in came.pictures} <= {"image/gif"}

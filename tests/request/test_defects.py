@@ -8,7 +8,7 @@ import pytest
 from nats.aio.client import Client
 
 from aichats_worker.app import App
-from aichats_worker.provider import Finish, Offers, Picture, Question
+from aichats_worker.provider import Finish, Offers, Picture, Pictures, Question, Reasoning, Texts, begun
 from aichats_worker.settings import load_settings
 from tests.processes import NatsServer
 from tests.requester import ask
@@ -21,11 +21,17 @@ class Defective:
     not_asked: ClassVar[list[str]] = []
     offers: ClassVar[Offers] = {"text": {"gpt-4": (frozenset(),)}, "image": {"dalle": (frozenset(),)}}
 
-    async def text(self, question: Question) -> AsyncGenerator[str | Finish, None]:
+    def text(self, question: Question) -> Texts:
+        return begun(self._text())
+
+    def images(self, question: Question) -> Pictures:
+        return begun(self._images())
+
+    async def _text(self) -> AsyncGenerator[str | Reasoning | Finish, None]:
         yield "one"
         raise KeyError("a secret from the inside")
 
-    async def images(self, question: Question) -> AsyncGenerator[Picture | Finish, None]:
+    async def _images(self) -> AsyncGenerator[Picture | Finish, None]:
         yield Picture(b"", "image/png", "")
         raise ZeroDivisionError
 

@@ -60,6 +60,7 @@ class Broker(NatsBroker):
             pending_size=PENDING_MAX_BYTES,
             flush_timeout=FLUSH_TIMEOUT_SECONDS,
             inbox_prefix=self._access.inbox_prefix,
+            skip_subject_validation=True,  # for each event once more; what is published to is ours, or was checked
         )
         self._watch.connected_first()
         self.config.connect(nc)

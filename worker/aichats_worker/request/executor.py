@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractContextManager, aclosing, asynccontextmanager, suppress
+from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from typing import Protocol
 
 import structlog
@@ -158,26 +158,23 @@ class Executor:
         return Completed(request.model or "", finish, request.metadata, queued, started, ignored)
 
     async def _text(self, run: Run, writer: Writer, question: Question, meter: Meter) -> Finish:
-        finish = Finish()
-        async with aclosing(self._provider.text(question)) as answer:
-            async for item in answer:
-                if isinstance(item, Finish):
-                    finish = item
-                else:
-                    meter.count(item)
-                    await (writer.reasoning(item) if isinstance(item, Reasoning) else writer.text(item))
+        async with self._provider.text(question) as answer:
+            item = answer.first
+            while not isinstance(item, Finish):
+                meter.count(item)
+                await (writer.reasoning(item) if isinstance(item, Reasoning) else writer.text(item))
                 run.check()
-        return finish
+                item = await anext(answer.rest)
+        return item
 
     async def _images(self, run: Run, writer: Writer, question: Question, meter: Meter) -> Finish:
-        finish, index = Finish(), 0
-        async with aclosing(self._provider.images(question)) as answer:
-            async for item in answer:
-                if isinstance(item, Finish):
-                    finish = item
-                else:
-                    meter.count()
-                    await writer.image(index, item)
-                    index += 1
+        index = 0
+        async with self._provider.images(question) as answer:
+            item = answer.first
+            while not isinstance(item, Finish):
+                meter.count()
+                await writer.image(index, item)
+                index += 1
                 run.check()
-        return finish
+                item = await anext(answer.rest)
+        return item

@@ -60,9 +60,14 @@ class Reply(Outlet):
         await self._pieces(b"reasoning", delta)
 
     async def _pieces(self, kind: bytes, delta: str) -> None:
-        self._content()
-        for data in text_pieces(delta, self._nc.max_payload - self._envelope.overhead):
+        if self._first is None:
+            self._first = time.monotonic()
+        data, room = orjson.dumps(delta), self._nc.max_payload - self._envelope.overhead
+        if len(data) <= room:
             await self._publish(kind, data)
+            return
+        for piece in text_pieces(delta, room):
+            await self._publish(kind, piece)
 
     async def image(self, index: int, picture: Picture) -> None:
         """Publish an image in as many parts as the negotiated `max_payload` asks for."""

@@ -44,7 +44,7 @@ class Line:
 class Outlet(ABC):
     """One reply on its way out: once it is closed, nothing more is published. Silence is looked for by the watch."""
 
-    __slots__ = ("_closed", "_keepalive", "_last", "_last_probe", "_nc", "_probe", "_silence", "_subject", "token")
+    __slots__ = ("_closed", "_keepalive", "_last", "_nc", "_probe", "_probe_due", "_silence", "_subject", "token")
 
     def __init__(self, line: Line) -> None:
         self.token = line.token
@@ -55,7 +55,7 @@ class Outlet(ABC):
         self._probe = line.probe
         self._closed = False
         self._last = time.monotonic()
-        self._last_probe = float("-inf")
+        self._probe_due = float("-inf") if line.probe else float("inf")
 
     @abstractmethod
     async def status(self) -> None:
@@ -72,8 +72,8 @@ class Outlet(ABC):
     async def _send(self, payload: bytes, headers: Mapping[str, str] | None = None) -> None:
         now = self._last = time.monotonic()
         probe = ""
-        if self._probe and now - self._last_probe >= self._keepalive / 2:
-            self._last_probe = now
+        if now >= self._probe_due:
+            self._probe_due = now + self._keepalive / 2
             probe = self._probe
         try:
             await self._nc.publish(self._subject, payload, reply=probe, headers=headers)  # type: ignore[arg-type]

@@ -11,8 +11,11 @@ PIP := $(BIN)/python -m pip install -qq --no-compile --no-build-isolation --no-d
 UV := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--custom-compile-command 'make lock'
 
+# Python keeps what it has compiled, wherever this runs: without, each process of the tests compiles all that it imports anew.
+export PYTHONDONTWRITEBYTECODE :=
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-containers check schemas bench chaos soak fuzz chart chart-docs cluster image version wheel lock clean
+.PHONY: help demo test test-containers coverage check schemas bench chaos soak fuzz chart chart-docs cluster image version wheel lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 \t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -20,7 +23,10 @@ help: ## list the targets
 demo: .venv/.project ## see it work: a NATS server, a simulated provider and a worker, all on this machine
 	@$(BIN)/aichats-worker demo
 
-test: check ## format, lint, types, then all tests with their coverage
+test: check ## format, lint, types, then all tests
+	$(BIN)/pytest -n $(SIDE_BY_SIDE) --dist worksteal $(ARGS)
+
+coverage: .venv/.project ## all tests once more, and which lines they leave out: with twice the CPU, so no part of `make test`
 	$(BIN)/pytest -n $(SIDE_BY_SIDE) --dist worksteal --cov --cov-report=term-missing:skip-covered $(ARGS)
 
 test-containers: .venv/.project ## the end-to-end tests once more, against the image and NATS in containers (needs Docker, on Linux)

@@ -4,6 +4,7 @@
 """
 
 import os
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -27,6 +28,10 @@ hypothesis_settings.register_profile(
     "fuzz", parent=hypothesis_settings.get_profile("tests"), max_examples=10_000, derandomize=False
 )
 hypothesis_settings.load_profile("tests")
+
+# Else each of the hundreds of processes that are started here compiles all that it imports anew: most of its time.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 if TYPE_CHECKING:
     from tests.containers import Containers

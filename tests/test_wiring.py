@@ -4,6 +4,7 @@ import json
 import ssl
 from pathlib import Path
 
+import pytest
 import trustme
 
 from aichats_worker import wiring
@@ -53,18 +54,54 @@ def test_the_environments_proxies_hold_where_no_setting_names_one() -> None:
     assert wiring.route(load_settings(provider_proxy="http://q:2"), environment).proxy == "http://q:2"
 
 
-async def test_a_private_authority_and_a_client_certificate_are_used(tmp_path: Path) -> None:
-    authority = trustme.CA()
-    serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(serving)
-    authority.configure_trust(serving)
-    serving.verify_mode = ssl.CERT_REQUIRED
-    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
-    mine = authority.issue_cert("worker.example.org")
-    mine.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
-    mine.private_key_pem.write_to_path(tmp_path / "key.pem")
-    files = {f"provider_{name}": str(tmp_path / f"{name}.pem") for name in ("ca", "cert", "key")}
-    async with await start_simulator(tls=serving) as simulator:
-        provider = wiring.provider(load_settings(aichats_url=simulator.url, **files))
-        assert (await collect(provider, ask("[sim: words=1]")))[0] == "Hello"
+class Tls:
+    """A server that asks for a certificate, and the files of a worker that has one; all of them renewed at will."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.serving.verify_mode = ssl.CERT_REQUIRED
+        self.files = {f"provider_{name}": str(directory / f"{name}.pem") for name in ("ca", "cert", "key")}
+
+    def renew(self) -> None:
+        authority = trustme.CA()
+        authority.issue_cert("127.0.0.1").configure_cert(self.serving)
+        authority.configure_trust(self.serving)
+        self.write("ca", authority.cert_pem)
+        mine = authority.issue_cert("worker.example.org")
+        self.write("cert", mine.cert_chain_pems[0])
+        self.write("key", mine.private_key_pem)
+
+    def write(self, name: str, pem: trustme.Blob) -> None:
+        """As renewals do it: another file in the place of the old one."""
+        pem.write_to_path(self.directory / "new")
+        (self.directory / "new").rename(self.directory / f"{name}.pem")
+
+
+@pytest.fixture
+def tls(tmp_path: Path) -> Tls:
+    made = Tls(tmp_path)
+    made.renew()
+    return made
+
+
+async def test_a_private_authority_and_a_client_certificate_are_used_and_read_again(tls: Tls) -> None:
+    async with await start_simulator(tls=tls.serving) as simulator:
+        provider = wiring.provider(load_settings(aichats_url=simulator.url, **tls.files))
+        for _ in range(2):
+            assert (await collect(provider, ask("[sim: words=1 idle-close=0]")))[0] == "Hello"
+            tls.renew()
+        await provider.close()
+
+
+async def test_a_renewal_that_is_not_complete_yet_leaves_the_old_files_in_force(tls: Tls) -> None:
+    async with await start_simulator(tls=tls.serving) as simulator:
+        provider = wiring.provider(load_settings(aichats_url=simulator.url, **tls.files))
+        for name in ("cert", "ca"):
+            tls.write(name, trustme.Blob(b"-----BEGIN"))
+            assert (await collect(provider, ask("[sim: words=1 idle-close=0]")))[0] == "Hello"
+        (tls.directory / "key.pem").unlink()
+        assert (await collect(provider, ask("[sim: words=1 idle-close=0]")))[0] == "Hello"
+        tls.renew()
+        assert (await collect(provider, ask("[sim: words=1 idle-close=0]")))[0] == "Hello"
         await provider.close()

@@ -46,7 +46,6 @@ class Faults:
             for blow in self._plan.workers:
                 await _until(started + blow.at)
                 group.create_task(self._on_worker(blow, await self._fleet.chosen(blow.pick)))
-                await asyncio.sleep(0)  # it has taken its worker
 
     async def _brokers(self, started: float) -> None:
         for blow in self._plan.brokers:

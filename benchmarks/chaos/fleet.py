@@ -154,10 +154,15 @@ class Fleet:
             return await self.end(worker, gently=True)
 
     async def chosen(self, pick: float) -> Worker:
-        """Wait for a worker that nothing befalls at the moment, and that is not the last such one; return it."""
+        """Wait for a worker that nothing befalls at the moment, and that is not the last such one; take it.
+
+        It is taken here, before anything else can run: whoever asks holds it, and lets it go.
+        """
         while len(free := self.free()) < 2:
             await asyncio.sleep(0.1)
-        return free[int(pick * len(free))]
+        worker = free[int(pick * len(free))]
+        self._busy.add(worker)
+        return worker
 
     def free(self) -> list[Worker]:
         """Return those that nothing befalls at the moment."""

@@ -268,6 +268,21 @@ async def test_many_cancels_of_one_job_all_tell_the_same(broker: Broker, start_j
         assert [s.event.type for s in await broker.record(request_id)].count("error") == 1
 
 
+async def test_many_cancels_of_a_queued_job_give_its_reply_subject_one_end(
+    broker: Broker, start_jobs: StartJobs
+) -> None:
+    await start_jobs(worker_concurrency_max=1)
+    await broker.submit("[sim: words=300 pause=0.1]", "running")
+    await broker.content()
+    inbox, copies = broker.nc.new_inbox(), asyncio.Queue[Any]()
+    await broker.nc.subscribe(inbox, cb=copies.put)
+    await broker.submit("never", "queued", reply_to=inbox)
+    assert await asyncio.gather(*(said(broker, "queued") for _ in range(6))) == [{"cancelled": True}] * 6
+    await broker.nc.flush()
+    got = [copies.get_nowait().data for _ in range(copies.qsize())]
+    assert [data and orjson.loads(data)["data"]["code"] for data in got] == ["cancelled", b""]
+
+
 @pytest.mark.parametrize("stream", ["AIOUT", "AIJOBS"])
 async def test_where_the_streams_do_not_answer_nothing_is_claimed(
     broker: Broker, start_jobs: StartJobs, stream: str

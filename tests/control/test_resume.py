@@ -179,6 +179,35 @@ async def test_a_record_that_goes_in_the_middle_ends_the_resume(
     assert parse_event(exchange.messages[-2].data).data.code in ("expired", "internal")  # type: ignore[union-attr]
 
 
+async def test_a_record_that_is_begun_anew_is_not_joined_to_what_was_read(
+    broker: Broker, start_jobs: StartJobs, simulator: Simulator
+) -> None:
+    await start_jobs(worker_ack_wait_seconds=1)
+    simulator.script(*(piece for n in range(6) for piece in (f"data: {n}\n".encode(), 0.4)), 120)
+    await broker.submit("[sim: words=20 pause=0.2]")
+    exchange = await Exchange(broker.nc).send(RESUME, {"id": "r1"})
+    while (last := await exchange.event()).seq != 4:
+        pass
+    await broker.js.purge_stream("AIOUT", subject="ai.v1.out.t.r1")  # its job is delivered again, and begins at 1
+    while exchange.messages[-1].data:
+        await exchange.next()
+    *events, error = [parse_event(message.data) for message in exchange.messages[:-1]]
+    assert (error.type, error.attempt) == ("error", 0)
+    assert error.data.code == "expired"  # type: ignore[union-attr]
+    assert max((event.attempt, event.seq) for event in events) == (last.attempt, last.seq)
+
+
+@pytest.mark.parametrize("ended", [True, False])
+async def test_a_point_that_the_record_does_not_reach_is_expired(
+    broker: Broker, start_jobs: StartJobs, *, ended: bool
+) -> None:
+    await start_jobs()
+    await stored(broker, 5, ended=ended)
+    for point in ({"attempt": 1, "seq": 5}, {"attempt": 2, "seq": 0}):
+        (error,) = await answer_of(broker, {"id": "r1", "after": point})
+        assert error.data.code == "expired"
+
+
 async def test_a_job_that_is_removed_in_the_middle_ends_the_resume(broker: Broker, start_jobs: StartJobs) -> None:
     await start_jobs()
     await stored(broker, 5, ended=False)

@@ -50,6 +50,15 @@ async def test_a_job_ends_with_done_and_leaves_the_queue(broker: Broker, start_j
     assert await broker.dead() == []
 
 
+async def test_a_worker_asks_for_jobs_as_soon_as_it_serves_them(
+    broker: Broker, start_jobs: StartJobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aichats_worker.jobs.fetching.REQUEST_SECONDS", 3600.0)  # nothing else makes it ask
+    await start_jobs()
+    await broker.submit("[sim: words=1]")
+    assert (await broker.end())[-1].type == "done"
+
+
 @pytest.mark.e2e
 async def test_a_job_with_a_reply_subject_is_copied_there_and_can_be_resumed_as_well(
     broker: Broker, start_jobs: StartJobs

@@ -66,6 +66,9 @@ def make(kind: str, origin: str, **options: Any) -> AiChats | OpenAI:
     bounds = ("image_max_bytes", "image_memory_max_bytes", "image_allow_private")
     limits = {name.removeprefix("image_"): options.pop(name) for name in bounds if name in options}
     route = {name: options.pop(name) for name in ("proxy", "timeouts", "tls", "environment") if name in options}
+    if "tls" in route:
+        tls = route["tls"]
+        route["tls"] = tls if callable(tls) else lambda: tls
     shared: dict[str, Any] = {"route": Route(**route), "limits": ImageLimits(**limits)}
     if kind == "openai":
         return OpenAI(options.pop("server", Server(f"{origin}/v1", "key")), **shared, **options)

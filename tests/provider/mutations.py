@@ -110,9 +110,9 @@ class Spoiled:
 
 
 @st.composite
-def spoiled(draw: st.DrawFn) -> Spoiled:
-    """An answer of the corpus after one to four mutations, in one to six pieces."""
-    recorded = draw(st.sampled_from(CORPUS))
+def answers_of(draw: st.DrawFn, dialect: str) -> Spoiled:
+    """An answer of the corpus in that dialect after one to four mutations, in one to six pieces."""
+    recorded = draw(st.sampled_from([one for one in CORPUS if one.dialect == dialect]))
     body = recorded.body
     for mutation in draw(st.lists(MUTATIONS, min_size=1, max_size=4)):
         body = mutation(body)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import orjson
 import pytest
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from aichats_worker.errors import WorkerError
@@ -19,7 +20,7 @@ from aichats_worker.provider.openai.dialect import OpenAIDecoder
 from aichats_worker.simulator.answers import CUT, HOLD, Part
 from aichats_worker.simulator.server import Simulator
 from tests.provider.asking import Asked, ask, items, make
-from tests.provider.mutations import Spoiled, spoiled
+from tests.provider.mutations import answers_of
 from tests.provider.recorded import decoded
 from tests.provider.wire import CLOSE, Wire, wire
 
@@ -45,9 +46,8 @@ HTTP = st.sampled_from([
 
 @dataclass(frozen=True)
 class Case:
-    """A provider of one kind, and what it sends."""
+    """What a provider sends."""
 
-    kind: str
     parts: list[bytes]
     end: str
     sized: bool
@@ -68,18 +68,19 @@ class Case:
         )
         return prompt
 
-    def sent(self) -> str:
-        """What the whole body says when it comes in one piece."""
-        decoder = DECODERS[self.kind]()
+    def sent(self, kind: str) -> str:
+        """What the whole body says in that dialect when it comes in one piece."""
+        decoder = DECODERS[kind]()
         text = decoder.feed(b"".join(self.parts))
         return text + decoder.finish() if self.end == "clean" and not decoder.ended else text
 
 
 NUMBERS = itertools.count()
-KINDS = st.sampled_from(sorted(DECODERS))
+# The long run gives each dialect all its examples; the usual one shares them out, for its time.
+LONG = hypothesis_settings().max_examples > 1000
+each_dialect = hypothesis_settings(max_examples=hypothesis_settings().max_examples // (1 if LONG else len(DECODERS)))
 CASES = st.builds(
     Case,
-    kind=KINDS,
     parts=st.lists(FRAGMENTS | st.binary(max_size=12), max_size=12),
     end=st.sampled_from(["clean"] * 6 + ["cut"] * 4 + ["hold"]),
     sized=st.booleans(),
@@ -146,25 +147,31 @@ async def call(provider: Asked, prompt: str = "hi", kind: str = "text") -> Came:
     return came
 
 
+@pytest.mark.parametrize("kind", DECODERS)
+@each_dialect
 @given(case=CASES)
 async def test_any_bytes_give_text_that_was_sent_or_a_typed_error(
-    providers: dict[str, Asked], simulator: Simulator, case: Case
+    providers: dict[str, Asked], simulator: Simulator, kind: str, case: Case
 ) -> None:
-    came = await call(providers[case.kind], case.play(simulator))
-    assert case.sent().startswith(came.text)
+    came = await call(providers[kind], case.play(simulator))
+    assert case.sent(kind).startswith(came.text)
     if came.finish is not None and case.end == "clean":
-        assert case.sent() == came.text
+        assert case.sent(kind) == came.text
 
 
+@pytest.mark.parametrize("kind", DECODERS)
+@each_dialect
 @given(case=CASES)
 async def test_any_bytes_give_an_image_or_a_typed_error(
-    providers: dict[str, Asked], simulator: Simulator, case: Case
+    providers: dict[str, Asked], simulator: Simulator, kind: str, case: Case
 ) -> None:
-    came = await call(providers[case.kind], case.play(simulator), "image")
+    came = await call(providers[kind], case.play(simulator), "image")
     assert {picture.mime for picture in came.pictures} <= {"image/gif"}
 
 
-@given(kind=KINDS, answer=st.lists(HTTP | st.binary(max_size=8), max_size=8))
+@pytest.mark.parametrize("kind", DECODERS)
+@each_dialect
+@given(answer=st.lists(HTTP | st.binary(max_size=8), max_size=8))
 async def test_any_bytes_in_the_place_of_http_give_text_or_a_typed_error(
     server: Wire, kind: str, answer: list[bytes]
 ) -> None:
@@ -174,10 +181,13 @@ async def test_any_bytes_in_the_place_of_http_give_text_or_a_typed_error(
     await provider.close()
 
 
-@given(spoiled=spoiled(), chunked=st.booleans())
+@pytest.mark.parametrize("kind", DECODERS)
+@each_dialect
+@given(data=st.data(), chunked=st.booleans())
 async def test_a_real_answer_that_was_spoiled_gives_what_is_left_or_a_typed_error(
-    server: Wire, spoiled: Spoiled, *, chunked: bool
+    server: Wire, kind: str, data: st.DataObject, *, chunked: bool
 ) -> None:
+    spoiled = data.draw(answers_of(kind))
     pieces = spoiled.pieces(spoiled.recorded.http(chunked=chunked))
     server.answer = lambda _: [*(part for piece in pieces for part in (piece, 0)), CLOSE]
     provider = make(spoiled.recorded.dialect, server.url, timeouts=QUICK)
@@ -185,10 +195,13 @@ async def test_a_real_answer_that_was_spoiled_gives_what_is_left_or_a_typed_erro
     await provider.close()
 
 
-@given(spoiled=spoiled())
-def test_no_cut_changes_what_is_understood_of_a_spoiled_answer(spoiled: Spoiled) -> None:
-    body, dialect = spoiled.recorded.body, spoiled.recorded.dialect
-    assert decoded(dialect, spoiled.pieces(body)) == decoded(dialect, [body])
+@pytest.mark.parametrize("kind", DECODERS)
+@each_dialect
+@given(data=st.data())
+def test_no_cut_changes_what_is_understood_of_a_spoiled_answer(kind: str, data: st.DataObject) -> None:
+    spoiled = data.draw(answers_of(kind))
+    body = spoiled.recorded.body
+    assert decoded(kind, spoiled.pieces(body)) == decoded(kind, [body])
 
 
 @pytest.fixture

@@ -106,17 +106,7 @@ async def test_what_nobody_asked_for_is_no_fault(openai: Asked, how: str) -> Non
     assert (await collect(openai, ask(f"[sim: words=3 pause=0 {how}]")))[0] == "Hello from the"
 
 
-@pytest.mark.parametrize(
-    "what",
-    [
-        pytest.param(
-            what, marks=pytest.mark.xfail(reason="an error behind the finish reason, in the same read, is told")
-        )
-        if what == "error"
-        else what
-        for what in AFTER_FINISH
-    ],
-)
+@pytest.mark.parametrize("what", AFTER_FINISH)
 async def test_after_the_finish_reason_nothing_is_a_fault(openai: Asked, what: str) -> None:
     text, finish = await collect(openai, ask(f"[sim: words=3 pause=0 after-finish={what}]"))
     assert text.startswith("Hello from the")

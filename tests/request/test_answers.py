@@ -15,7 +15,7 @@ from aichats_worker.simulator.answers import image
 from aichats_worker.simulator.server import Simulator
 from tests.conftest import StartWorker
 from tests.provider.wire import CLOSE, HELLO, Asked, Wire, delta, http, sse, wire
-from tests.requester import ask
+from tests.requester import Exchange, ask
 
 REQ, ASK = "ai.v1.req.{}.default", "ai.v1.ask.{}.default"
 
@@ -27,6 +27,12 @@ async def start(start_worker: StartWorker) -> Callable[..., Any]:
         return await start_worker(**(options | settings))
 
     return one
+
+
+def tokens(app: App, direction: str, *, estimated: bool) -> float | None:
+    """What the metrics say of all texts until now."""
+    labels = {"kind": "text", "direction": direction, "estimated": str(estimated).lower()}
+    return app.telemetry.registry.get_sample_value("aichats_tokens_total", labels)
 
 
 async def test_done_says_who_answered_as_what_and_what_it_used(nc: Client, start: Callable[..., Any]) -> None:
@@ -52,8 +58,7 @@ async def test_usage_is_estimated_where_the_provider_names_none(nc: Client, work
     assert done.data.usage == Usage(input_tokens=4, output_tokens=2, estimated=True)
     assert done.data.provider["name"] == "aichats"
     assert done.data.provider["model"] == "gpt-4"
-    labels = {"kind": "text", "direction": "output", "estimated": "true"}
-    assert worker.telemetry.registry.get_sample_value("aichats_tokens_total", labels) == 2
+    assert tokens(worker, "output", estimated=True) == 2
 
 
 async def test_an_answer_that_was_cut_says_what_it_used(nc: Client, start: Callable[..., Any]) -> None:
@@ -75,6 +80,28 @@ async def test_an_answer_that_was_cancelled_says_what_it_used(nc: Client, worker
     *_, error = await asking
     assert error.data.code == "cancelled"
     assert error.data.usage == Usage(input_tokens=7, output_tokens=2, estimated=True)
+
+
+async def test_an_ask_whose_answer_does_not_fit_says_what_it_used(nc: Client, start: Callable[..., Any]) -> None:
+    usage = {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 5}}
+    answer = sse(delta("x" * 1_100_000), delta(None, "stop"), usage)
+    async with wire(lambda _: [answer]) as server:
+        app = await start(server)
+        (error,) = await ask(nc, ASK.format("text"), {"prompt": "hi"})
+    assert error.data.code == "too_large"
+    assert error.data.usage == Usage(input_tokens=3, output_tokens=5, estimated=False)
+    assert tokens(app, "output", estimated=False) == 5
+
+
+async def test_what_was_made_for_a_requester_that_went_away_is_counted(nc: Client, worker: App) -> None:
+    leaving = await Exchange(nc).send(REQ.format("text"), {"prompt": "[sim: words=9 stall-after=1]"})
+    assert (await leaving.event()).type == "response"
+    await leaving.leave()
+    gone = {"mode": "req", "kind": "text", "outcome": "gone"}
+    async with asyncio.timeout(10):
+        while worker.telemetry.registry.get_sample_value("aichats_requests_total", gone) != 1:
+            await asyncio.sleep(0.02)
+    assert tokens(worker, "output", estimated=True) == 2
 
 
 async def test_several_images_have_an_index_each(nc: Client, start: Callable[..., Any]) -> None:

@@ -7,6 +7,7 @@ from typing import ClassVar
 import pytest
 from nats.aio.client import Client
 
+from aichats_schemas import Usage
 from aichats_worker.app import App
 from aichats_worker.provider import Finish, Offers, Picture, Pictures, Question, Reasoning, Texts, begun
 from aichats_worker.settings import load_settings
@@ -49,5 +50,6 @@ async def test_a_defect_is_internal_and_its_cause_stays_inside(nats_server: Nats
             *_, error = await ask(nc, f"ai.v1.req.{kind}.default", b"hi")
             assert (error.data.code, error.data.retryable) == ("internal", True)
             assert "secret" not in error.data.message
+            assert error.data.usage == Usage(input_tokens=1, output_tokens=int(kind == "text"), estimated=True)
     finally:
         await app.drain()

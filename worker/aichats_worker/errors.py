@@ -208,9 +208,14 @@ _ADVICE: dict[Phase, str] = {
 
 
 class Abandoned(Exception):
-    """Nothing more is published for this request, no end either."""
+    """Nothing more is published for this request, no end either.
+
+    Attributes:
+        usage: What the part of an answer that was made has used; None where none was made.
+    """
 
     label: ClassVar[str]
+    usage: Usage | None = None
 
 
 class RequesterGone(Abandoned):

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_v
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from aichats_worker.errors import SetupError
-from aichats_worker.provider.http.tls import tls_context
+from aichats_worker.provider.http.tls import TlsFiles
 from aichats_worker.urls import check_proxy, masked_url, masked_urls, split_url
 
 OURS: Final = ("WORKER_", "PROVIDER_", "AICHATS_", "OPENAI_")  # what begins so and is no setting is warned of
@@ -215,7 +215,7 @@ class Settings(BaseSettings):
             raise ValueError("NATS_CERT and NATS_KEY go together: set both or neither")
         if (self.provider_cert is None) != (self.provider_key is None):
             raise ValueError("PROVIDER_CERT and PROVIDER_KEY go together: set both or neither")
-        tls_context(self.provider_ca, self.provider_cert, self.provider_key)
+        TlsFiles(self.provider_ca, self.provider_cert, self.provider_key)
         if not self.text_models:
             raise ValueError("OPENAI_TEXT_MODELS must name at least one model")
         if (self.nats_user is None) != (self.nats_password is None):

@@ -11,7 +11,7 @@ from aichats_worker.provider import OpenedProvider
 from aichats_worker.provider.aichats import AiChats
 from aichats_worker.provider.door import DoorPolicy, Guarded
 from aichats_worker.provider.http.route import Environment, Route, Timeouts
-from aichats_worker.provider.http.tls import tls_context
+from aichats_worker.provider.http.tls import TlsFiles
 from aichats_worker.provider.images import ImageLimits
 from aichats_worker.provider.openai import OpenAI
 from aichats_worker.provider.openai.site import ModelTable, Server
@@ -72,7 +72,7 @@ def route(settings: Settings, environment: Mapping[str, str] = os.environ) -> Ro
             stall=settings.provider_stall_timeout_seconds,
             image=settings.provider_image_timeout_seconds,
         ),
-        tls=tls_context(settings.provider_ca, settings.provider_cert, settings.provider_key),
+        tls=TlsFiles(settings.provider_ca, settings.provider_cert, settings.provider_key).context,
     )
 
 

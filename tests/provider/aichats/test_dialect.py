@@ -67,6 +67,7 @@ LINES = st.sampled_from(
 )
 
 
+@pytest.mark.fuzz
 @given(st.lists(LINES | st.binary(max_size=6)), st.lists(st.integers(0, 200), max_size=8))
 def test_any_cut_of_any_bytes_gives_the_same_text(parts: list[bytes], cuts: list[int]) -> None:
     body = b"".join(parts)
@@ -82,6 +83,7 @@ def test_any_cut_of_any_bytes_gives_the_same_text(parts: list[bytes], cuts: list
     )
 
 
+@pytest.mark.fuzz
 @given(st.lists(st.text(alphabet=st.characters(exclude_characters="\r\n\\", codec="utf-8"), max_size=20)))
 def test_what_a_provider_encodes_comes_back(deltas: list[str]) -> None:
     body = "".join(f"data: {delta}\n\n" for delta in deltas).encode()

@@ -32,6 +32,7 @@ def test_lines_end_as_the_standard_says_wherever_they_are_cut(body: bytes, lines
     assert all(lines_of(body, [at, at + 1]) == lines for at in range(len(body)))
 
 
+@pytest.mark.fuzz
 @given(
     st.lists(st.sampled_from([b"\r", b"\n", b"\r\n", b"\xef", b"\xbb", b"\xbf", b"a"])), st.lists(st.integers(0, 60))
 )

@@ -3,16 +3,17 @@
 import asyncio
 import gzip
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from yarl import URL
 
-from aichats_worker.errors import Misconfigured, ProviderUnavailable, RateLimited
+from aichats_worker.errors import BadResponse, Misconfigured, ProviderUnavailable, RateLimited
 from aichats_worker.provider.http.route import Environment, Route, Timeouts
 from aichats_worker.provider.http.upstream import as_url
 from tests.provider.asking import ask, collect, make
-from tests.provider.wire import CLOSE, HELLO, HOLD, Asked, http, refused, wire
+from tests.provider.wire import CLOSE, HELLO, HOLD, Asked, delta, http, refused, sse, wire
 
 
 async def test_headers_of_more_than_8_kib_are_taken() -> None:
@@ -32,14 +33,50 @@ async def test_an_encoding_that_nobody_asked_for_is_decoded(name: str, pack: Any
         await provider.close()
 
 
-async def test_a_body_that_cannot_be_read_does_not_hide_the_status() -> None:
-    headers = ["Content-Encoding: gzip", "Retry-After: 7"]
+ENCODINGS = {"garbage": "gzip", "brotli": "br", "zstandard": "zstd", "several": "gzip, br", "nobody's": "x-own"}
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS.values(), ids=ENCODINGS)
+async def test_a_body_that_cannot_be_read_does_not_hide_the_status(encoding: str) -> None:
+    headers = [f"Content-Encoding: {encoding}", "Retry-After: 7"]
     refusal = http(b"\x00\x01 no such thing", status="429 Too Many Requests", headers=headers)
     async with wire(lambda _: [refusal]) as server:
         provider = make("openai", server.url)
         with pytest.raises(RateLimited) as told:
             await collect(provider, ask("hi"))
         assert told.value.retry_after_ms == 7000
+        await provider.close()
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS.values(), ids=ENCODINGS)
+async def test_an_answer_that_cannot_be_read_is_a_bad_one(encoding: str) -> None:
+    packed = http(b"\x00\x01 no such thing", headers=[f"Content-Encoding: {encoding}"])
+    async with wire(lambda _: [packed]) as server:
+        provider = make("openai", server.url)
+        with pytest.raises(BadResponse, match="Content-Encoding"):
+            await collect(provider, ask("hi"))
+        assert len(server.asked) == 1  # it would come the same way again
+        await provider.close()
+
+
+async def test_what_arrived_before_a_cut_is_read_though_the_cut_was_seen_first() -> None:
+    head, _, body = sse(delta("Hel"), delta("lo"), delta(None, "stop")).partition(b"\r\n\r\n")
+    sized = head.replace(b"Content-Length: ", b"Content-Length: 9") + b"\r\n\r\n"
+    first, _, rest = body.replace(b"data: [DONE]\n\n", b"").partition(b"\n\n")
+    gone = asyncio.Event()
+
+    def answer(_: Asked) -> Iterator[Any]:
+        yield from (sized + first + b"\n\n", 0.05, rest)
+        gone.set()
+        yield CLOSE
+
+    async with wire(answer) as server:  # type: ignore[arg-type] # one part after the other
+        provider = make("openai", server.url)
+        items = provider.text(ask("hi"))
+        text = await anext(items)
+        await gone.wait()
+        await asyncio.sleep(0.1)  # where the cut is not here yet, the test shows nothing and fails nothing
+        assert [text, *[item async for item in items]][:-1] == ["Hel", "lo"]
         await provider.close()
 
 

@@ -214,6 +214,7 @@ PARTS = st.sampled_from([
 ])  # fmt: skip
 
 
+@pytest.mark.fuzz
 @given(st.lists(PARTS | st.binary(max_size=6)), st.lists(st.integers(0, 400), max_size=8))
 def test_any_cut_of_any_bytes_gives_the_same_answer(parts: list[bytes], cuts: list[int]) -> None:
     body = b"".join(parts)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from aichats_schemas.events import Usage
-from aichats_worker.errors import BadResponse, ContentFiltered, Interrupted, InvalidRequest, ModelNotFound
+from aichats_worker.errors import BadResponse, ContentFiltered, Interrupted, InvalidRequest, ModelNotFound, RateLimited
 from aichats_worker.provider import Finish, Picture, Reasoning
 from aichats_worker.provider.http.upstream import Upstream
 from aichats_worker.provider.images import Home, ImageLimits, Images
@@ -119,6 +119,20 @@ async def test_after_the_finish_reason_silence_changes_nothing() -> None:
         await provider.close()
 
 
+@pytest.mark.parametrize("said", ["Hello", None])
+async def test_an_error_behind_the_finish_reason_is_told_only_where_there_was_no_answer(said: str | None) -> None:
+    behind: dict[str, Any] = {"error": {"code": 429, "message": "slow down"}}
+    async with wire(lambda _: [sse(delta(said), delta(None, "stop"), behind)]) as server:
+        provider = make("openai", server.url)
+        if said:
+            text, finish = await collect(provider, ask("hi"))
+            assert (text, finish.finish_reason) == ("Hello", "stop")
+        else:
+            with pytest.raises(RateLimited):
+                await collect(provider, ask("hi"))
+        await provider.close()
+
+
 async def test_an_error_carries_the_usage_that_the_provider_counted() -> None:
     usage = {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 0}}
     for last, error in ((delta(None, "content_filter"), ContentFiltered), ({"error": {"code": 502}}, Interrupted)):
@@ -146,6 +160,17 @@ async def test_several_images_come_one_by_one_in_their_order_with_the_usage() ->
         usage=Usage(input_tokens=4, output_tokens=9, estimated=False), provider="openai", model="dall-e-3"
     )
     assert server.asked[0].json == {"model": "dall-e-3", "prompt": "x", "n": 2, "size": "64x64", "quality": "hd"}
+
+
+async def test_images_that_were_made_are_charged_though_one_of_them_cannot_be_had() -> None:
+    data = [{"b64_json": base64.b64encode(image("png", 0)).decode()}, {"b64_json": "AAAA"}]
+    answer = http(json.dumps({"data": data, "usage": {"input_tokens": 4, "output_tokens": 9}}).encode())
+    async with wire(lambda _: [answer]) as server:
+        provider = make("openai", server.url)
+        with pytest.raises(Interrupted) as told:
+            await pictures(provider, ask("x", options={"n": 2}))
+        await provider.close()
+    assert told.value.usage == Usage(input_tokens=4, output_tokens=9, estimated=False)
 
 
 PNG = image("png", 0)

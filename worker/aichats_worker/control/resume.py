@@ -169,7 +169,7 @@ class Resumes:
         place = await self._begin(job, request)
         point = request.point
         entry = place.entry
-        if entry is not None and entry.is_end and (entry.attempt, entry.number) <= point:
+        if entry is not None and entry.is_end and (entry.attempt, entry.number) == point:
             await outlet.end(entry.payload, entry.headers)  # again: a reply never ends without it
             return
         seq = await self._jobs.records.seq_after(job, point, place) if request.after else 1
@@ -182,8 +182,6 @@ class Resumes:
                     continue
                 event = orjson.loads(message.data)
                 found = (event["attempt"], event["seq"])
-                if found <= point:
-                    continue
                 _check_follows(point, found)
                 point = found
                 if event["type"] in ("done", "error"):
@@ -196,9 +194,11 @@ class Resumes:
 
         Raises:
             InvalidRequest: There is nothing, and nothing is to come.
-            Expired: There was something.
+            Expired: There was something, or there was more.
         """
         place = await self._jobs.records.place(job)
+        if place.entry is not None and (place.entry.attempt, place.entry.number) < request.point:
+            raise Expired(f"id: {EXPIRED}")  # whoever has an event has it from the record: it was begun anew
         if place.entry is None:
             if request.after is not None:
                 raise Expired(f"id: {EXPIRED}")
@@ -231,7 +231,10 @@ class Resumes:
 
 
 def _check_follows(point: Point, found: Point) -> None:
-    """Raise Expired where an event is missing between two."""
+    """Raise Expired where an event is missing between two, or the record was begun anew.
+
+    After a purge a job's attempts count from 1 again: joined to what was read before, two answers would look like one.
+    """
     expected = point[1] + 1 if found[0] == point[0] else 0
-    if found[1] != expected:
+    if found <= point or found[1] != expected:
         raise Expired(f"id: {EXPIRED}")

@@ -71,7 +71,7 @@ class CoreDelivery:
             try:
                 await self._reply.done(outcome)
             except TooLarge as error:
-                outcome = error
+                outcome = run.charged(error)
                 await self._reply.fail(error)
         return outcome
 

@@ -3,8 +3,14 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 
+import structlog
+from nats.errors import Error as NatsError
+
+from aichats_worker.errors import WorkerError
 from aichats_worker.request.events import status_outside
 from aichats_worker.request.watch import Line, Outlet
+
+log = structlog.get_logger(__name__)
 
 
 class Copies(Outlet):
@@ -13,15 +19,17 @@ class Copies(Outlet):
     Args:
         line: Where they go.
         request_id: The job's id.
-        alive: Whether the broker still hears us; None where that does not matter.
+
+    Attributes:
+        ours: Says whether the job is still ours, before each status; None where nobody else can have it.
     """
 
-    __slots__ = ("_alive", "_saying", "_status")
+    __slots__ = ("_saying", "_status", "ours")
 
-    def __init__(self, line: Line, request_id: str, alive: Callable[[], Awaitable[bool]] | None = None) -> None:
+    def __init__(self, line: Line, request_id: str) -> None:
         super().__init__(line)
+        self.ours: Callable[[], Awaitable[bool]] | None = None
         self._status = status_outside(request_id)
-        self._alive = alive
         self._saying: asyncio.Task[None] | None = None
 
     async def copy(self, payload: bytes, headers: Mapping[str, str] | None) -> None:
@@ -37,14 +45,17 @@ class Copies(Outlet):
     async def status(self) -> None:
         """Say that the job is alive, outside the order: its record has no such event.
 
-        Where somebody else could have the job, the broker is asked first: what a worker that is cut off leaves in its
-        socket comes much later, behind another's end.
+        Where somebody else could have the job, its record is asked first. A worker that was frozen or cut off would say
+        it behind another's end; so would its socket, which keeps what it says meanwhile.
         """
-        if self._alive is None:
+        if self.ours is None:
             await self._send(self._status)
         elif self._saying is None or self._saying.done():
-            self._saying = asyncio.create_task(self._say(self._alive), name="status")
+            self._saying = asyncio.create_task(self._say(self.ours), name="status")
 
-    async def _say(self, alive: Callable[[], Awaitable[bool]]) -> None:
-        if await alive() and not self._closed:
-            await self._send(self._status)
+    async def _say(self, ours: Callable[[], Awaitable[bool]]) -> None:
+        try:
+            if await ours() and not self._closed:
+                await self._send(self._status)
+        except (NatsError, WorkerError) as error:
+            log.debug("a job's status is not published", error=type(error).__name__)

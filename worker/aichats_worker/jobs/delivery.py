@@ -123,8 +123,8 @@ class JobDelivery:
         try:
             await self._settle(self._writer, outcome, run)
         except TooLarge as error:
-            await self._settle(self._writer, error, run)
-            outcome = error
+            outcome = run.charged(error)
+            await self._settle(self._writer, outcome, run)
         except JobLost as lost:
             outcome = lost
         if isinstance(outcome, Abandoned) and self._record.copies is not None:

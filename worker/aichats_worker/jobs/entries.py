@@ -24,7 +24,7 @@ class Mark:
         job: The job's place in the queue's stream.
         failed: How many attempts have failed; one that comes again after an error is counted in its last event.
         delivery: Under which delivery the attempt runs; 0 where nobody was delivered it.
-        writer: Whoever wrote it: two workers may send the same event.
+        writer: Under which hold on the record it was written: two may send the same event.
     """
 
     kind: str

@@ -51,6 +51,7 @@ class Fetching:
 
     def start(self) -> None:
         """Begin to fetch."""
+        self._changed.set()  # what waits in the queue by now waits for nothing else
         self._task = asyncio.create_task(self._fetch(), name=f"fetch-{self._kind}")
 
     def again(self) -> None:

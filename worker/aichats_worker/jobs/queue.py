@@ -100,14 +100,6 @@ class Queue:
         delay = orjson.dumps({"delay": round(delay_seconds * 1e9)}) if delay_seconds > 0 else b""
         await self._mail.ask(job.ack, b"-NAK " + delay if delay else b"-NAK")
 
-    async def is_kept(self, job: Job) -> bool:
-        """Say that a job is in work, and whether the broker has heard it."""
-        try:
-            await self._mail.ask(job.ack, b"+WPI")
-        except NatsError:
-            return False
-        return True
-
     async def keep(self, job: Job) -> None:
         """Say that a job is in work. Not confirmed: it only saves the provider a second call."""
         if self._mail.nc.is_connected:

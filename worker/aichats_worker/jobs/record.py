@@ -106,9 +106,12 @@ class Record:
         Raises:
             nats.errors.Error: It cannot be found out.
         """
-        message = await self._messages.next(self._subject, self._last_seq + 1)
-        mark = read_mark(message.headers) if message is not None else None
-        return mark is None or (mark.writer, mark.delivery) == (self.mark.writer, self.mark.delivery)
+        seq = self._last_seq
+        while (message := await self._messages.next(self._subject, seq + 1)) is not None:
+            seq, mark = message.seq, read_mark(message.headers)
+            if mark is not None and mark.writer != self.mark.writer:
+                return False
+        return True
 
     async def _until_stored(self, tries_max: int | None) -> None:
         tries, pause = 0, PAUSE_MIN_SECONDS

@@ -56,7 +56,6 @@ class Records:
         self.attempts_max = attempts_max
         self._subjects = mail.bus.subjects
         self._messages = Messages(mail, self._subjects.out_stream)
-        self._writer = new_id()[:8]
 
     async def place(self, call: Call) -> Place:
         """Return where a record stands.
@@ -177,6 +176,8 @@ class Records:
 
     def _record(self, job: Job, place: Place, *, attempt: int, failed: int, number: int = 0) -> Record:
         call = job.call
-        mark = Mark(call.kind, job.seq, failed, job.delivery, self._writer)
+        # A name for each hold, and not for each worker: two cancels in one worker write the same to the letter, and the
+        # one that is refused must not take the other's end for its own.
+        mark = Mark(call.kind, job.seq, failed, job.delivery, new_id()[:8])
         envelope = Envelope(call.id, attempt, number)
         return Record(self._messages, self._subjects.out(call.tenant, call.id), mark, envelope, place.seq)

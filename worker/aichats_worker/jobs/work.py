@@ -128,6 +128,7 @@ class Jobs:
         self.leases.check(job, lambda: _still_ours(start, run))
         with ExitStack() as kept:
             if copies is not None:
+                copies.ours = lambda: _still_ours(start, run)
                 kept.enter_context(self._watch.kept(copies))
             held.pop_all()  # the executor gives the slot back, before the end is stored
             await self._executor.serve(JobDelivery(started, start, self._desk), run, has_slot=True)
@@ -170,7 +171,7 @@ class Jobs:
         call = job.call
         if not call.reply_to or not self._may_reply(call):
             return None
-        return Copies(self._watch.line(call.reply_to), call.id, alive=lambda: self.queue.is_kept(job))
+        return Copies(self._watch.line(call.reply_to), call.id)
 
 
 async def _still_ours(record: Record, run: Run) -> bool:

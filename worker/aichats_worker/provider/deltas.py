@@ -13,7 +13,7 @@ from aichats_worker.provider.decoding.lines import LineTooLong
 from aichats_worker.provider.http.answer import SETTLE_SECONDS, HttpAnswer
 from aichats_worker.provider.refusals import HEAD_MAX_BYTES, Refusal, SettingNames, no_answer, refusal_of
 
-GRACE_SECONDS: Final = 1.9  # for the usage and the end mark: the end is told within 2 s of its finish reason
+GRACE_SECONDS: Final = 2.0  # from the finish reason to the end: for the usage, the end mark and HTTP's end
 _CUT: Final = "the provider stopped in the middle of its answer; try again"
 
 
@@ -23,7 +23,7 @@ class Decoder(Protocol):
     Attributes:
         ended: Nothing that follows is looked at: the answer's end was read, an error, or too much that is no answer.
         complete: The provider said why its answer ended: whatever follows, it ended well.
-        failure: What it said instead of ending well; None where it did not.
+        failure: The error that it said; None where it said none. After `complete` it is none.
         broke_off: If the body ended now, the answer would not have ended as it should.
         silent: Its end is one although there was no text.
         stray: The beginning of what is not in the dialect, at most STRAY_MAX_BYTES: what came instead of an answer.
@@ -103,7 +103,7 @@ async def deltas(
                     yield text
                 if not data:
                     break
-            if decoder.failure is not None:
+            if decoder.failure is not None and not decoder.complete:
                 raise decoder.failure.error(who.names)
             if late := await _afterwards(answer, decoder):
                 started = True
@@ -123,7 +123,8 @@ def _taken(decoder: Decoder, who: Answering) -> Reasoning | None:
 def _check(answer: HttpAnswer, decoder: Decoder, who: Answering, *, started: bool) -> None:
     """Raise why this is no answer, or no whole one."""
     if not (started or decoder.silent):
-        raise decoder.nothing() or no_answer(answer.headers, bytes(decoder.stray), who.names)
+        said = decoder.failure.error(who.names) if decoder.failure is not None else None
+        raise decoder.nothing() or said or no_answer(answer.headers, bytes(decoder.stray), who.names)
     if decoder.broke_off:
         raise Interrupted(_CUT)
 
@@ -141,7 +142,7 @@ async def _afterwards(answer: HttpAnswer, decoder: Decoder) -> str:
     """Read what may still follow a finish reason. Nothing there changes that the answer ended well."""
     texts: list[str] = []
     with suppress(WorkerError, LineTooLong, TimeoutError):
-        async with asyncio.timeout(GRACE_SECONDS) as timer:
+        async with asyncio.timeout(GRACE_SECONDS - SETTLE_SECONDS) as timer:
             while decoder.complete and not decoder.ended:
                 if decoder.usage is not None:  # then there is nothing left to wait for but the end mark
                     timer.reschedule(min(timer.when() or 0, asyncio.get_running_loop().time() + SETTLE_SECONDS))

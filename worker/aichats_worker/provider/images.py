@@ -117,10 +117,11 @@ class Images:
             try:
                 yield await self._picture(source, question)
             except WorkerError as error:
-                error.usage = found.usage
+                told = error
                 if number and not isinstance(error, Interrupted):
-                    raise Interrupted("one of the images could not be had; try again") from None
-                raise
+                    told = Interrupted("one of the images could not be had; try again")
+                told.usage = found.usage
+                raise told from None
         yield Finish(usage=found.usage, provider=who.provider, model=who.model)
 
     async def _found(self, answer: HttpAnswer, count: int, names: SettingNames) -> Found:

@@ -94,7 +94,7 @@ class Executor:
                     outcome = await delivery.settle(run, found)
                 except Exception:  # the last frame of a request: there is nobody left to tell
                     log.exception("end not published", id=delivery.call.id)
-                account.ended(outcome)
+                account.ended(run.charged(outcome))
         finally:
             self.runs.release(run)
             run.end(outcome)
@@ -112,7 +112,7 @@ class Executor:
         except Exception:  # a defect ends one request, told truthfully, and nothing else
             log.exception("defect", id=delivery.call.id)
             outcome = Internal("a defect of the worker's; its operator finds the cause in the log under this id")
-        return run.over() or outcome
+        return run.charged(run.over() or outcome)
 
     def _claim(self, run: Run, has_slot: bool) -> None:
         if not self.runs.claim(run):
@@ -147,11 +147,11 @@ class Executor:
             options=request.options,
         )
         meter = Meter(question)
+        run.spends(meter.spent)
         timer = loop.call_at(question.deadline, run.stop, DeadlineExceeded("total", seconds))
         try:
             answer = self._text if call.kind == "text" else self._images
-            with meter.charging(run.check):
-                finish = meter.finished(await answer(run, writer, question, meter))
+            finish = meter.finished(await answer(run, writer, question, meter))
         finally:
             timer.cancel()
         ignored = ignored_by(request)

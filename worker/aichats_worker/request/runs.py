@@ -1,12 +1,15 @@
 """Requests at work in this process, each until its end is out, and the one way to stop one."""
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, Final
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, TypeVar
 
+from aichats_schemas.events import Usage
 from aichats_worker.errors import Abandoned, Cancelled, ShuttingDown, WorkerError
 from aichats_worker.request.call import Call
 from aichats_worker.request.outcome import Outcome
+
+_Outcome = TypeVar("_Outcome", bound=Outcome)
 
 CANCELLED: Final = "cancelled by the requester"
 # After a stop, how long requests get to publish their ends before the connection is closed under them.
@@ -21,13 +24,14 @@ class Run:
     waits for it.
     """
 
-    __slots__ = ("_cause", "_ended", "_over", "_task", "call")
+    __slots__ = ("_cause", "_ended", "_over", "_spent", "_task", "call")
 
     def __init__(self, call: Call) -> None:
         self.call = call
         self._task: asyncio.Task[Any] | None = None
         self._cause: WorkerError | Abandoned | None = None
         self._over = False
+        self._spent: Callable[[], Usage | None] = lambda: None
         self._ended: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
 
     def begin(self) -> None:
@@ -57,6 +61,16 @@ class Run:
         """Raise the cause of a stop whose cancellation was swallowed."""
         if self._cause is not None:
             raise self._cause
+
+    def spends(self, spent: Callable[[], Usage | None]) -> None:
+        """Take note of who knows what the answer has used until now."""
+        self._spent = spent
+
+    def charged(self, outcome: _Outcome) -> _Outcome:
+        """Write what was used on an end that does not say it yet: whoever stops an answer does not know."""
+        if isinstance(outcome, WorkerError | Abandoned) and outcome.usage is None:
+            outcome.usage = self._spent()
+        return outcome
 
     def over(self) -> WorkerError | Abandoned | None:
         """From here on nothing stops the request: return the cause of a stop, and forget its cancellation."""

@@ -1,13 +1,9 @@
 """What an answer uses, where the provider does not count it: 4 characters a token."""
 
-import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final
 
 from aichats_schemas.events import Usage
-from aichats_worker.errors import WorkerError
 from aichats_worker.provider import Finish, Question
 
 CHARS_PER_TOKEN: Final = 4
@@ -20,12 +16,13 @@ class Meter:
         question: What was asked.
     """
 
-    __slots__ = ("_input", "_made", "_output")
+    __slots__ = ("_counted", "_input", "_made", "_output")
 
     def __init__(self, question: Question) -> None:
         self._input = sum(len(message.content) for message in question.messages)
         self._output = 0
         self._made = False
+        self._counted: Usage | None = None
 
     def count(self, text: str = "") -> None:
         """Take note of a piece of the answer; an image has no text."""
@@ -34,25 +31,12 @@ class Meter:
 
     def finished(self, finish: Finish) -> Finish:
         """Return how the provider ended, with its usage: the provider's own, else an estimate."""
-        return finish if finish.usage is not None else replace(finish, usage=self._estimate())
+        self._counted = finish.usage or self._estimate()
+        return replace(finish, usage=self._counted)
 
-    @contextmanager
-    def charging(self, check: Callable[[], None]) -> Iterator[None]:
-        """Write the usage on what ends the answer early, where a part of it was made.
-
-        Args:
-            check: Raises why the request was stopped, where it was: a cancellation does not say it.
-        """
-        try:
-            yield
-        except asyncio.CancelledError:
-            with self.charging(check):
-                check()
-            raise
-        except WorkerError as error:
-            if error.usage is None and self._made:
-                error.usage = self._estimate()
-            raise
+    def spent(self) -> Usage | None:
+        """Return what was used until now; None where nothing was made."""
+        return self._counted or (self._estimate() if self._made else None)
 
     def _estimate(self) -> Usage:
         return Usage(input_tokens=_tokens(self._input), output_tokens=_tokens(self._output), estimated=True)

@@ -8,7 +8,8 @@ from typing import Final, Self
 
 import aiohttp
 
-from aichats_worker.errors import DeadlineExceeded
+from aichats_worker.errors import BadResponse, DeadlineExceeded
+from aichats_worker.provider.decoding.packing import Unpacking, is_packed
 from aichats_worker.provider.http.failures import UPSTREAM_ERRORS, as_worker_error
 
 SETTLE_SECONDS: Final = 0.1
@@ -64,11 +65,25 @@ class HttpAnswer:
         try:
             return await self._response.content.readany()
         except UPSTREAM_ERRORS as error:
+            if arrived := self._arrived():
+                return arrived
             if self._stalled:
                 raise DeadlineExceeded("stall", self._stall) from None
             raise as_worker_error(error) from None
         finally:
             self._waiting_since = None
+
+    def _arrived(self) -> bytes:
+        """Return what came before the body was cut, which aiohttp keeps and does not give out any more."""
+        content = self._response.content
+        cut = content.exception()
+        if cut is None:
+            return b""
+        content.set_exception(None)  # type: ignore[arg-type] # it is None as long as all is well
+        try:
+            return content.read_nowait()
+        finally:
+            content.set_exception(cut)
 
     def _look(self) -> None:
         """End a read that waits for too long. One timer for all: one for each read is a tenth of a delta's time."""
@@ -108,3 +123,50 @@ class HttpAnswer:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class PackedAnswer(HttpAnswer):
+    """An HTTP answer whose body has a content encoding. Its status and headers hold whether it can be unpacked or not.
+
+    Args:
+        response: What the library has.
+        first: The first bytes of its body, packed.
+        stall: How long a read may take, in seconds.
+        on_close: Called once, when the answer is closed.
+    """
+
+    def __init__(
+        self, response: aiohttp.ClientResponse, first: bytes | None, stall: float, on_close: Callable[[], object]
+    ) -> None:
+        super().__init__(response, first, stall, on_close)
+        self._unpacking = Unpacking(_encoding(response.headers))
+
+    async def read(self) -> bytes:
+        """Return what has arrived, unpacked.
+
+        Raises:
+            WorkerError: As of any answer; BadResponse where it cannot be unpacked.
+        """
+        while True:
+            try:
+                if plain := self._unpacking.more():
+                    return plain
+            except ValueError:
+                raise BadResponse(
+                    "the provider packed its answer in a way that nobody asked for (Content-Encoding); try again later"
+                ) from None
+            if not (data := await super().read()):
+                return b""
+            self._unpacking.feed(data)
+
+
+def http_answer(
+    response: aiohttp.ClientResponse, first: bytes | None, stall: float, on_close: Callable[[], object]
+) -> HttpAnswer:
+    """Make an answer of what the library has; its arguments are HttpAnswer's."""
+    kind = PackedAnswer if is_packed(_encoding(response.headers)) else HttpAnswer
+    return kind(response, first, stall, on_close)
+
+
+def _encoding(headers: Mapping[str, str]) -> str:
+    return headers.get("Content-Encoding", "")

@@ -1,6 +1,7 @@
 """How providers are reached: timeouts, proxies, TLS."""
 
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
@@ -11,6 +12,11 @@ from aichats_worker.errors import Misconfigured
 from aichats_worker.urls import check_proxy
 
 _HOSTS_MAX: Final = 256
+Tls = Callable[[], ssl.SSLContext | None]
+
+
+def _system() -> None:
+    """Whom the system trusts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +52,14 @@ class Route:
         proxy: The operator's proxy, http(s):// or socks5(h)://, for calls that name none.
         environment: Holds where `proxy` is None.
         timeouts: The phases of each call.
-        tls: A context for a private certificate authority or a client certificate; None for the system's.
+        tls: Returns the context of the next connection, for a private authority or a client certificate; None for the
+            system's.
     """
 
     proxy: str | None = field(default=None, repr=False)
     environment: Environment = Environment()
     timeouts: Timeouts = Timeouts()
-    tls: ssl.SSLContext | None = None
+    tls: Tls = _system
 
     def proxy_for(self, url: str, asked: str | None) -> str | None:
         """Return the proxy of a call to `url`; None for none.

@@ -1,6 +1,5 @@
 """The sessions that calls go out through: made when first needed, kept, and bounded."""
 
-import ssl
 from collections import OrderedDict
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -34,12 +33,10 @@ class Sessions:
     """One session for direct calls and HTTP proxies, one for each SOCKS proxy, and their guarded twins.
 
     Args:
-        tls: A context for a private certificate authority; None for the system's.
         connect_seconds: For SOCKS proxies, which have a timeout of their own.
     """
 
-    def __init__(self, tls: ssl.SSLContext | None, connect_seconds: float) -> None:
-        self._tls = tls
+    def __init__(self, connect_seconds: float) -> None:
         self._connect_seconds = connect_seconds
         self._lines: OrderedDict[tuple[str | None, bool], Session] = OrderedDict()
         self._retired: list[Session] = []
@@ -71,12 +68,11 @@ class Sessions:
             await line.session.close()
 
     def _open(self, socks: str | None, *, guarded: bool) -> aiohttp.ClientSession:
-        tls = self._tls or True
         connector = (
-            SocksConnector(socks, guarded=guarded, ssl=tls, timeout=self._connect_seconds)
+            SocksConnector(socks, guarded=guarded, timeout=self._connect_seconds)
             if socks is not None
             # limit=0: the worker's slots bound the calls; aiohttp would queue silently.
-            else aiohttp.TCPConnector(limit=0, ssl=tls, socket_factory=guarded_socket if guarded else None)
+            else aiohttp.TCPConnector(limit=0, socket_factory=guarded_socket if guarded else None)
         )
         return aiohttp.ClientSession(
             connector=connector,
@@ -84,6 +80,7 @@ class Sessions:
             cookie_jar=aiohttp.DummyCookieJar(),
             trace_configs=[_tracing()],
             headers={"Accept-Encoding": "identity"},
+            auto_decompress=False,  # an encoding that aiohttp does not know would cost the status: PackedAnswer does it
             max_line_size=HEADER_MAX_BYTES,
             max_field_size=HEADER_MAX_BYTES,
         )

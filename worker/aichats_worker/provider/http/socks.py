@@ -35,10 +35,9 @@ class SocksConnector(ProxyConnector):
         url: socks5:// or socks5h://, with or without credentials.
         guarded: Connect to public addresses only. With socks5h the proxy's network is what decides.
         timeout: Seconds; a little more than the caller's own, so that the caller's fires first.
-        ssl: As in aiohttp.TCPConnector.
     """
 
-    def __init__(self, url: str, *, guarded: bool, timeout: float, ssl: tls.SSLContext | bool) -> None:
+    def __init__(self, url: str, *, guarded: bool, timeout: float) -> None:
         parts = urlsplit(url)
         self._resolve_here = parts.scheme == "socks5"
         self._guarded = guarded
@@ -49,7 +48,6 @@ class SocksConnector(ProxyConnector):
             proxy_type=ProxyType.SOCKS5,
             username=unquote(parts.username or ""),
             password=unquote(parts.password or ""),
-            ssl=ssl,
             limit=0,
         )
 

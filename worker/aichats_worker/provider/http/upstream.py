@@ -11,7 +11,7 @@ import aiohttp
 from yarl import URL
 
 from aichats_worker.errors import DeadlineExceeded, Phase
-from aichats_worker.provider.http.answer import HttpAnswer
+from aichats_worker.provider.http.answer import HttpAnswer, http_answer
 from aichats_worker.provider.http.failures import UPSTREAM_ERRORS, as_worker_error
 from aichats_worker.provider.http.route import Route, Timeouts
 from aichats_worker.provider.http.sessions import Session, Sessions, is_socks
@@ -76,7 +76,7 @@ class Upstream:
 
     def __init__(self, route: Route | None = None) -> None:
         self._route = route or Route()
-        self._sessions = Sessions(self._route.tls, self._route.timeouts.connect)
+        self._sessions = Sessions(self._route.timeouts.connect)
 
     async def call(self, request: Request) -> HttpAnswer:
         """Send a request and wait for the first byte of its answer. Redirects are answers like any other.
@@ -125,13 +125,14 @@ class Upstream:
             data=request.body,
             proxy=None if is_socks(proxy) else proxy,
             allow_redirects=False,
+            ssl=self._route.tls() or True,
         )
         try:
             response, first = await self._until_first_byte(send, line, self._timeouts(request))
         except BaseException:
             line.hang_up()
             raise
-        return HttpAnswer(response, first, self._route.timeouts.stall, line.hang_up)
+        return http_answer(response, first, self._route.timeouts.stall, line.hang_up)
 
     def _timeouts(self, request: Request) -> Timeouts:
         timeouts = self._route.timeouts
@@ -163,7 +164,7 @@ class Upstream:
 
 
 async def _first_of_refusal(response: aiohttp.ClientResponse) -> bytes | None:
-    """A body that does not come, or cannot be decoded, must not hide the status."""
+    """A body that does not come must not hide the status."""
     with suppress(*UPSTREAM_ERRORS):
         async with asyncio.timeout(REFUSAL_SECONDS):
             return await response.content.readany()

@@ -1,0 +1,36 @@
+"""What a `reply_to` gets beside the record; how a job is copied there whole is in test_jobs.py."""
+
+import asyncio
+
+from nats.aio.msg import Msg
+
+from aichats_worker.simulator.server import Simulator
+from tests.conftest import StartWorker
+from tests.jobs.broker import WAIT_SECONDS, Broker, StartJobs, broker, serving_jobs, start_jobs
+from tests.link import linked
+
+__all__ = ["broker", "start_jobs"]
+
+
+async def test_a_worker_that_was_cut_off_says_nothing_behind_anothers_end(
+    broker: Broker, start_jobs: StartJobs, start_worker: StartWorker, simulator: Simulator
+) -> None:
+    async with linked(broker.server.port) as link:
+        first = await start_worker(nats_url=link.url, worker_jobs=True, worker_ack_wait_seconds=1)
+        await serving_jobs(first)
+        inbox, copies = broker.nc.new_inbox(), asyncio.Queue[Msg]()
+        await broker.nc.subscribe(inbox, cb=copies.put)
+        simulator.script(b"data: one\n", 120)
+        await broker.submit("[sim: words=2]", reply_to=inbox)
+        async with asyncio.timeout(WAIT_SECONDS):
+            while b'"one"' not in (await copies.get()).data:
+                pass
+            link.flowing.clear()
+            await start_jobs(worker_ack_wait_seconds=1)
+            while (await copies.get()).data:
+                pass
+            link.flowing.set()
+            await simulator.requests[0].ended.wait()  # it looks before it speaks, and finds that the job is lost
+        await broker.nc.flush()
+        assert copies.empty(), (await copies.get()).data
+        await first.drain()

@@ -34,7 +34,7 @@ from aichats_worker.request.slots import Slots
 from aichats_worker.request.watch import Watch
 from aichats_worker.settings import Settings
 from aichats_worker.tasks import Tasks
-from aichats_worker.telemetry import Telemetry, faststream_metrics
+from aichats_worker.telemetry import Telemetry
 from aichats_worker.web import Web
 
 log = structlog.get_logger(__name__)
@@ -72,8 +72,7 @@ class App:
         self.handover = Handover(self.slots, self.subjects, self.runs)
         self.tasks = Tasks()
         self.connection = ConnectionWatch(on_reconnect=self._reconnected)
-        metrics = faststream_metrics(self.telemetry.registry, self.subjects.prefix)
-        self.broker = Broker(wiring.access(settings), self.connection, middlewares=[metrics])
+        self.broker = Broker(wiring.access(settings), self.connection)
         self._core = Core(self.executor, self.watch, self.telemetry, give=self.handover.give, rule=self._rule)
         self._core.subscribe(self.broker, self.subjects)
         self.discovery = Discovery(self.subjects, self.telemetry, self._announced)

@@ -1,8 +1,7 @@
 """How the connection is made: of a worker, which comes back whatever happens, and of a command, which does not."""
 
 import logging
-from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 from faststream.nats import NatsBroker
 from nats.aio.client import Client
@@ -25,13 +24,12 @@ class Connection(ReadsAnything, ComesBack):
 class Broker(NatsBroker):
     """FastStream's broker on a connection of ours: its own callback raises where a broker refuses us, and ends it."""
 
-    def __init__(self, access: Access, watch: ConnectionWatch, *, middlewares: Sequence[Any]) -> None:
+    def __init__(self, access: Access, watch: ConnectionWatch) -> None:
         super().__init__(
             list(access.servers),
             js_options={"domain": access.js_domain},
             graceful_timeout=1.0,  # handlers return at once; the executor has its own drain
-            apply_types=False,  # the decoder has made the value already, and each injected parameter is a thread hop
-            middlewares=middlewares,
+            apply_types=False,
             logger=logging.getLogger("faststream"),
             log_level=logging.DEBUG,
         )

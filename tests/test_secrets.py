@@ -261,21 +261,20 @@ async def test_nor_with_the_other_provider(
 DEFECTIVE = """
 import sys
 import aichats_worker.wiring as wiring
-from aichats_worker.provider import begun
+from contextlib import asynccontextmanager
+from aichats_worker.provider import Begun
 
 class Defective:
     working = True
     offers = {"text": {"gpt-4": (frozenset(),)}, "image": {"dalle": (frozenset(),)}}
-    def text(self, question):
-        return begun(self._text(question))
+    @asynccontextmanager
+    async def text(self, question):
+        async def rest():
+            _ = question, question.messages[0].content[10 ** 9]
+            yield
+        yield Begun(question.messages[0].content, rest())
     def images(self, question):
-        return begun(self._images(question))
-    async def _text(self, question):
-        yield question.messages[0].content
-        _ = question, question.messages[0].content[10 ** 9]
-    async def _images(self, question):
         raise KeyError(len(question.messages))
-        yield
     async def close(self):
         pass
 

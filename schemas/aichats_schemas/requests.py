@@ -4,6 +4,7 @@ These models check the shape of a request. The lengths that a worker accepts are
 those after the shape and answers `too_large`; which models there are, and what they can honour, is the worker's too.
 """
 
+from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
@@ -160,12 +161,12 @@ class _Request(_Shape):
             raise ValueError("give exactly one of prompt and messages")
         return self
 
-    @property
+    @cached_property
     def conversation(self) -> tuple[Message, ...]:
         """The request as messages: a prompt is one message of the user's. Never empty."""
         if self.messages is not None:
             return tuple(self.messages)
-        return (Message(role="user", content=self.prompt or ""),)
+        return (Message.model_construct(role="user", content=self.prompt or ""),)  # it was looked at already
 
     @property
     def options(self) -> dict[str, Any]:

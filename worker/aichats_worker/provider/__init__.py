@@ -1,7 +1,7 @@
 """The upstream door: what the executor needs of a provider, and the providers there are."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
@@ -95,13 +95,6 @@ class Begun(Generic[Item]):
         yield self.first
         async for item in self.rest:
             yield item
-
-
-@asynccontextmanager
-async def begun(items: AsyncGenerator[Item, None]) -> AsyncIterator[Begun[Item]]:
-    """Wait for the first item of an answer, and close the answer when the block ends."""
-    async with aclosing(items):
-        yield Begun(await anext(items), items)
 
 
 Texts = AbstractAsyncContextManager[Begun[str | Reasoning | Finish]]

@@ -141,6 +141,14 @@ async def refused(answer: HttpAnswer) -> Refusal:
 async def _afterwards(answer: HttpAnswer, decoder: Decoder) -> str:
     """Read what may still follow a finish reason. Nothing there changes that the answer ended well."""
     texts: list[str] = []
+    if decoder.complete and not decoder.ended:
+        await _linger(answer, decoder, texts)
+    if decoder.ended:
+        await answer.settle()
+    return "".join(texts)
+
+
+async def _linger(answer: HttpAnswer, decoder: Decoder, texts: list[str]) -> None:
     with suppress(WorkerError, LineTooLong, TimeoutError):
         async with asyncio.timeout(GRACE_SECONDS - SETTLE_SECONDS) as timer:
             while decoder.complete and not decoder.ended:
@@ -149,9 +157,6 @@ async def _afterwards(answer: HttpAnswer, decoder: Decoder) -> str:
                 if not (data := await answer.read()):
                     break
                 texts.append(decoder.feed(data))
-    if decoder.ended:
-        await answer.settle()
-    return "".join(texts)
 
 
 def _told(error: LineTooLong | WorkerError, decoder: Decoder, *, started: bool) -> WorkerError:

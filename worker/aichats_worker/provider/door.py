@@ -4,13 +4,13 @@ import asyncio
 import random
 from collections import Counter, OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, Self
 
 from aichats_schemas.subjects import KINDS, Kind
 from aichats_worker.errors import DeadlineExceeded, Interrupted, ProviderUnavailable, RateLimited, WorkerError
-from aichats_worker.provider import Begun, Finish, Offers, Picture, Pictures, Question, Reasoning, Texts, begun
+from aichats_worker.provider import Begun, Finish, Offers, Picture, Pictures, Question, Reasoning, Texts
 from aichats_worker.provider.circuit import CallOnCircuit, Circuit, CircuitOpen
 from aichats_worker.provider.limiter import Limiter
 
@@ -136,19 +136,18 @@ class Door:
     async def _asked(
         self, kind: Kind, ask: Callable[[Question], Items], question: Question, calls_max: int
     ) -> AsyncIterator[Begun[Any]]:
-        call = 0
+        call, has_begun = 0, False
         while True:
             call += 1
-            async with AsyncExitStack() as held:
-                try:
-                    answer = await held.enter_async_context(self._asked_once(kind, ask, question))
-                except WorkerError as error:
-                    wait = None if call >= calls_max else self._wait_before_next(call, error, question)
-                    if wait is None:
-                        raise
-                else:
+            try:
+                async with self._asked_once(kind, ask, question) as answer:
+                    has_begun = True
                     yield answer
                     return
+            except WorkerError as error:
+                wait = None if has_begun or call >= calls_max else self._wait_before_next(call, error, question)
+                if wait is None:
+                    raise
             await asyncio.sleep(wait)
 
     @asynccontextmanager
@@ -159,9 +158,10 @@ class Door:
         circuit.check()  # before the wait for a turn; again after it
         async with self._limiter.turn(question.tenant, question.deadline):
             with circuit.call() as call, self._counted(kind, call):
-                async with begun(ask(question)) as answer:
+                async with aclosing(ask(question)) as items:
+                    first = await anext(items)
                     call.answered()
-                    yield answer
+                    yield Begun(first, items)
 
     @contextmanager
     def _counted(self, kind: Kind, call: CallOnCircuit) -> Iterator[None]:

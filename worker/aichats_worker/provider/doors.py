@@ -1,7 +1,7 @@
 """Several providers in order: the first that works and can honour a request answers it."""
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from functools import cached_property
 from typing import Any
 
@@ -67,18 +67,17 @@ class Doors:
         told: WorkerError | None = None
         doors = self._in_turn(kind, question)
         for door, is_last in zip(doors, [*[False] * (len(doors) - 1), True], strict=True):
-            ask = door.text if kind == "text" else door.images
-            async with AsyncExitStack() as held:
-                try:
-                    answer: Begun[Any] = await held.enter_async_context(ask(question, calls_max=None if is_last else 1))
-                except WorkerError as error:
-                    if error.fault == "requester":
-                        raise
-                    log.warning("provider failed", provider=door.name, kind=kind, code=error.code, next=not is_last)
-                    told = _better(told, error)
-                else:
+            ask, has_begun = (door.text if kind == "text" else door.images), False
+            try:
+                async with ask(question, calls_max=None if is_last else 1) as answer:
+                    has_begun = True
                     yield answer
                     return
+            except WorkerError as error:
+                if has_begun or error.fault == "requester":
+                    raise
+                log.warning("provider failed", provider=door.name, kind=kind, code=error.code, next=not is_last)
+                told = _better(told, error)
         assert told is not None  # noqa: S101 - there is at least one door
         raise told
 

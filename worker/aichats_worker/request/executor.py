@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractContextManager, asynccontextmanager, suppress
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, suppress
 from typing import Protocol
 
 import structlog
@@ -103,7 +103,11 @@ class Executor:
         """The one place that turns whatever happens to a request into its outcome."""
         try:
             self._claim(run, has_slot)
-            async with self._slot(delivery, run, has_slot):
+            if not has_slot:
+                run.begin()  # it can be stopped while it looks for one
+                await delivery.elsewhere()
+            async with self.slots[delivery.call.kind].held():  # free before the end is out: the next request may come
+                run.begin()
                 outcome: Outcome = await self._answer(delivery, run, writer)
         except (WorkerError, Abandoned) as end:
             outcome = end
@@ -119,16 +123,6 @@ class Executor:
             if has_slot:
                 self.slots[run.call.kind].give_back()
             raise Duplicate("a request with this tenant and id is running; wait for its end or use another id")
-
-    @asynccontextmanager
-    async def _slot(self, delivery: Delivery, run: Run, has_slot: bool) -> AsyncIterator[None]:
-        """Hold a slot. It is free before the end is published: the next request may come."""
-        if not has_slot:
-            run.begin()  # it can be stopped while it looks for one
-            await delivery.elsewhere()
-        async with self.slots[delivery.call.kind].held():
-            run.begin()
-            yield
 
     async def _answer(self, delivery: Delivery, run: Run, writer: Writer) -> Completed:
         started = time.monotonic()

@@ -104,6 +104,8 @@ class HttpAnswer:
 
     async def settle(self) -> None:
         """Wait a moment for the end that HTTP marks, so that the connection can be used again."""
+        if self._response.content.at_eof():
+            return
         with suppress(*UPSTREAM_ERRORS):
             async with asyncio.timeout(SETTLE_SECONDS):
                 while await self._response.content.readany():

@@ -4,6 +4,7 @@ import asyncio
 import ctypes
 import os
 import signal
+from collections.abc import Callable
 from typing import Final
 
 import structlog
@@ -52,6 +53,15 @@ async def serve(settings: Settings) -> int:
         raise error
     log.info("stopped", cut_off=cut)
     return 1 if cut else 0
+
+
+def fastest_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return what makes uvloop's event loop where it is installed (`aichats-worker[fast]`); None for asyncio's own."""
+    try:
+        import uvloop  # noqa: PLC0415 - an extra
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
 
 
 def give_memory_back() -> bool:

@@ -14,7 +14,6 @@ from pydantic import (
     ConfigDict,
     Field,
     ModelWrapValidatorHandler,
-    PrivateAttr,
     StringConstraints,
     ValidationInfo,
     WithJsonSchema,
@@ -130,7 +129,6 @@ class _Request(_Shape):
     # What a kind has beside the fields above is its options: the names on the wire, and the attributes.
     option_names: ClassVar[frozenset[str]] = frozenset()
     _attributes: ClassVar[dict[str, str]] = {}
-    _ignored: tuple[str, ...] = PrivateAttr(default=())
 
     @field_validator("model")
     @classmethod
@@ -152,7 +150,8 @@ class _Request(_Shape):
         request = handler(data)
         if isinstance(data, dict):
             known = _FIELDS | cls.option_names
-            request._ignored = tuple(key for key, value in data.items() if key not in known and value is not None)  # noqa: SLF001 - its own
+            ignored = tuple(key for key, value in data.items() if key not in known and value is not None)
+            request.__dict__["ignored"] = ignored  # where a cached property keeps it; a private attribute costs 8 us
         return request
 
     @model_validator(mode="after")
@@ -168,7 +167,7 @@ class _Request(_Shape):
             return tuple(self.messages)
         return (Message.model_construct(role="user", content=self.prompt or ""),)  # it was looked at already
 
-    @property
+    @cached_property
     def options(self) -> dict[str, Any]:
         """The options that ask for something, by their names on the wire: neither absent nor what is so anyway."""
         return {
@@ -179,10 +178,10 @@ class _Request(_Shape):
             and not (name == "n" and value == 1)
         }
 
-    @property
+    @cached_property
     def ignored(self) -> tuple[str, ...]:
         """The fields that were sent and are not known, in their order."""
-        return self._ignored
+        return ()
 
 
 _FIELDS = frozenset(_Request.model_fields)

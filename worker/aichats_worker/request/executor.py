@@ -11,7 +11,7 @@ import structlog
 from aichats_schemas.subjects import Kind
 from aichats_worker.errors import Abandoned, DeadlineExceeded, Duplicate, Internal, WorkerError
 from aichats_worker.provider import Finish, Provider, Question, Reasoning
-from aichats_worker.request.call import Call, Limits, ignored_by, read_request
+from aichats_worker.request.call import Call, Limits, ignored_by, model_of, read_request
 from aichats_worker.request.outcome import Completed, Outcome
 from aichats_worker.request.reply import Writer
 from aichats_worker.request.runs import Run, Runs
@@ -127,7 +127,8 @@ class Executor:
     async def _answer(self, delivery: Delivery, run: Run, writer: Writer) -> Completed:
         started = time.monotonic()
         call, queued = delivery.call, delivery.queued_seconds
-        request = read_request(call, self._limits, self._provider.offers)
+        offers = self._provider.offers
+        request = read_request(call, self._limits, offers)
         seconds = request.timeout_seconds or self._limits.timeout_seconds_max
         if queued >= seconds:
             raise DeadlineExceeded("queue", seconds)
@@ -137,7 +138,7 @@ class Executor:
             tenant=call.tenant,
             deadline=loop.time() + seconds - queued,
             proxy=request.proxy,
-            model=request.model,
+            model=model_of(request, offers[call.kind]),
             options=request.options,
         )
         meter = Meter(question)
@@ -149,7 +150,7 @@ class Executor:
         finally:
             timer.cancel()
         ignored = ignored_by(request)
-        return Completed(request.model or "", finish, request.metadata, queued, started, ignored)
+        return Completed(question.model or "", finish, request.metadata, queued, started, ignored)
 
     async def _text(self, run: Run, writer: Writer, question: Question, meter: Meter) -> Finish:
         async with self._provider.text(question) as answer:

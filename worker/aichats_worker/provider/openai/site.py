@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Final
 
 import orjson
@@ -102,7 +102,7 @@ class OpenAI:
         """False while the circuit is open."""
         return self.circuit.working
 
-    @property
+    @cached_property
     def offers(self) -> Offers:
         """The models of the tables; the server says itself which options it honours for each."""
         return {

@@ -15,7 +15,7 @@ UV := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-containers coverage check schemas bench chaos soak fuzz chart chart-docs cluster image version wheel lock clean
+.PHONY: help demo test test-containers coverage check schemas docs site bench chaos soak fuzz chart chart-docs cluster image version wheel lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 \t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -24,10 +24,10 @@ demo: .venv/.project ## see it work: a NATS server, a simulated provider and a w
 	@$(BIN)/aichats-worker demo
 
 test: check ## format, lint, types, then all tests
-	$(BIN)/pytest -n $(SIDE_BY_SIDE) --dist worksteal $(ARGS)
+	$(BIN)/pytest -n $(SIDE_BY_SIDE) --dist loadgroup $(ARGS)
 
 coverage: .venv/.project ## all tests once more, and which lines they leave out: with twice the CPU, so no part of `make test`
-	$(BIN)/pytest -n $(SIDE_BY_SIDE) --dist worksteal --cov --cov-report=term-missing:skip-covered $(ARGS)
+	$(BIN)/pytest -n $(SIDE_BY_SIDE) --dist loadgroup --cov --cov-report=term-missing:skip-covered $(ARGS)
 
 test-containers: .venv/.project ## the end-to-end tests once more, against the image and NATS in containers (needs Docker, on Linux)
 	@$(DOCKER) version >/dev/null 2>&1 \
@@ -42,6 +42,12 @@ check: .venv/.project ## format, lint and types alone
 
 schemas: .venv/.project ## write the JSON Schemas of requests and events
 	$(BIN)/python -m aichats_schemas schemas/aichats_schemas/json
+
+docs: .venv/.project ## write the pages of docs that are made from the code
+	$(BIN)/python -m tests.documents.written
+
+site: .venv-site/.dependencies ## build the documents as a site, build/site; ARGS=serve shows it on 127.0.0.1:8000 while you write
+	NO_MKDOCS_2_WARNING=true .venv-site/bin/mkdocs $(or $(ARGS),build) --strict
 
 bench: .venv/.project ## CPU for each delta, next to a hand-written worker in the same run
 	$(BIN)/python -m benchmarks.streams $(ARGS)
@@ -85,9 +91,10 @@ lock: .venv/.dependencies ## pin all dependencies anew; with ARGS=--upgrade to t
 	$(UV) $(ARGS) -o requirements/dev.lock -c requirements/runtime.lock --extra demo --group dev pyproject.toml
 	$(UV) $(ARGS) -o requirements/chart.lock -c requirements/dev.lock requirements/chart.in
 	$(UV) $(ARGS) -o requirements/checkov.lock requirements/checkov.in
+	$(UV) $(ARGS) -o requirements/site.lock requirements/site.in
 
 clean: ## remove everything that the other targets made
-	rm -rf .venv .venv-checkov .tools build dist .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-checkov .venv-site .tools build dist .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 .venv/.project: .venv/.dependencies pyproject.toml
 	@$(PIP) -e .
@@ -97,10 +104,11 @@ clean: ## remove everything that the other targets made
 	@$(PIP) --require-hashes -r requirements/chart.lock
 	@touch $@
 
-.venv-checkov/.dependencies: .venv/.dependencies requirements/checkov.lock
-	@$(PYTHON) -m venv --clear .venv-checkov
-	@$(PIP:$(BIN)%=.venv-checkov/bin%) --require-hashes -r requirements/build.lock
-	@$(PIP:$(BIN)%=.venv-checkov/bin%) --require-hashes -r requirements/checkov.lock
+# Environments of their own: what these pin, others have newer, or do not need.
+.venv-%/.dependencies: .venv/.dependencies requirements/%.lock
+	@$(PYTHON) -m venv --clear .venv-$*
+	@$(PIP:$(BIN)%=.venv-$*/bin%) --require-hashes -r requirements/build.lock
+	@$(PIP:$(BIN)%=.venv-$*/bin%) --require-hashes -r requirements/$*.lock
 	@touch $@
 
 # The build backend comes first and pinned: neither a dependency without a wheel nor the project itself fetches another.

@@ -55,7 +55,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     else:
         chosen = [item for item in items if "containers" not in getattr(item, "fixturenames", ())]
     config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
-    items[:] = chosen
+    # The longest begin first: what ends last must not have begun last.
+    items[:] = sorted(chosen, key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture(autouse=True)
@@ -142,9 +143,12 @@ async def simulator() -> AsyncIterator[Simulator]:
 
 @pytest.fixture
 async def start_worker(
-    pytestconfig: pytest.Config, nats_server: NatsServer, simulator: Simulator, spawn_worker: SpawnWorker
-) -> AsyncIterator[StartWorker]:
+    pytestconfig: pytest.Config, nats_server: NatsServer, own_nats_server: Any, simulator: Simulator,
+    spawn_worker: SpawnWorker,
+) -> AsyncIterator[StartWorker]:  # fmt: skip
     """Start workers in this process; settings by field name win over the defaults of the tests.
+
+    It knows the test's own servers so that they stop after the workers: a drain without a broker waits for its bounds.
 
     With --worker=container they are containers, which a test that is marked e2e does not notice.
     """
@@ -176,6 +180,7 @@ async def worker(start_worker: StartWorker) -> App:
 @pytest.fixture
 def spawn_worker(
     nats_server: NatsServer,
+    own_nats_server: Any,  # as for start_worker
     simulator: Simulator,
     tmp_path: Path,
     make_worker: Callable[[Path, dict[str, str]], WorkerProcess],

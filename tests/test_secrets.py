@@ -209,6 +209,7 @@ async def test_nothing_that_a_run_writes_holds_a_secret_or_a_text(
     settings = way.settings | provider_settings(simulator, proxy, "aichats")
     settings |= {"NATS_URL": way.url.format(port=server.port), "WORKER_LOG_LEVEL": level}
     worker = await spawn_worker(**settings)
+    settings |= {"WORKER_HTTP_PORT": str(worker.http_port)}  # else the doctor looks who has 8080 here
     nc = await nats.connect(server.url, **way.user)
     broker = Broker(server, nc)
     await provisioned(broker)

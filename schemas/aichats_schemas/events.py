@@ -42,7 +42,7 @@ class _Shape(BaseModel):
 class _Event(_Shape):
     id: str = Field(description="The request's id.")
     attempt: int = Field(
-        ge=0, description="1 in core; the delivery count of a job. A higher attempt replaces a lower one."
+        ge=0, description="1 for a request; a job counts from 1 on. A higher attempt replaces what a lower one said."
     )
     seq: int = Field(ge=0, description="0, 1, 2 … within one (id, attempt): a gap is a loss.")
 
@@ -50,21 +50,21 @@ class _Event(_Shape):
 class Timing(_Shape):
     """Milliseconds: queue wait, until the first content from the provider, and in all."""
 
-    queued_ms: int
-    first_ms: int
-    total_ms: int
+    queued_ms: int = Field(description="Until it was begun.")
+    first_ms: int = Field(description="Until the provider's first content.")
+    total_ms: int = Field(description="In all.")
 
 
 class ImageData(_Shape):
     """One part of an image. Each part's `b64` decodes by itself; join the decoded parts."""
 
-    index: int = Field(ge=0)
-    part: int = Field(ge=0)
-    parts: int = Field(ge=1)
-    mime: str
+    index: int = Field(ge=0, description="Which image, from 0.")
+    part: int = Field(ge=0, description="Which part of it, from 0.")
+    parts: int = Field(ge=1, description="How many parts it has.")
+    mime: str = Field(description="Read from the image's own bytes.")
     bytes: int = Field(ge=0, description="Size of the whole image.")
     sha256: str = Field(description="Of the whole image, in hexadecimal.")
-    b64: str = Field(repr=False)
+    b64: str = Field(repr=False, description="This part, in base64.")
 
 
 class Usage(_Shape):
@@ -73,59 +73,59 @@ class Usage(_Shape):
     Where the provider names no numbers they are estimated: 4 characters a token.
     """
 
-    input_tokens: int = Field(ge=0)
-    output_tokens: int = Field(ge=0)
-    estimated: bool
+    input_tokens: int = Field(ge=0, description="Of the request.")
+    output_tokens: int = Field(ge=0, description="Of the answer.")
+    estimated: bool = Field(description="Counted by the worker, since the provider named no numbers.")
 
 
 class DoneData(_Shape):
     """How a request ended well."""
 
     finish_reason: str = Field(description="`stop`, `length` or `content_filter`.")
-    last_seq: int
+    last_seq: int = Field(description="This event's own `seq`.")
     model: str = Field(description="The requested name.")
     provider: dict[str, Any] | None = Field(
         default=None,
         description="Who answered: `name`, `model` as that provider calls it, and `tries_left` where it said so.",
     )
-    usage: Usage | None = None
-    metadata: dict[str, str] | None = Field(default=None, repr=False)
+    usage: Usage | None = Field(default=None, description="In tokens.")
+    metadata: dict[str, str] | None = Field(default=None, repr=False, description="The request's own, as it was sent.")
     ignored: list[str] | None = Field(default=None, description="Fields of the request that are not known here.")
-    timing: Timing
+    timing: Timing = Field(description="In milliseconds.")
 
 
 class ResultImage(_Shape):
     """A whole image of a `result`."""
 
-    mime: str
-    bytes: int
-    sha256: str
-    b64: str = Field(repr=False)
+    mime: str = Field(description="Read from the image's own bytes.")
+    bytes: int = Field(description="Its size.")
+    sha256: str = Field(description="Of its bytes, in hexadecimal.")
+    b64: str = Field(repr=False, description="Its bytes, in base64.")
 
 
 class ResultData(DoneData):
     """The whole answer to an `ask`: `text` or `images`, with the fields of `done`."""
 
-    text: str | None = Field(default=None, repr=False)
+    text: str | None = Field(default=None, repr=False, description="The whole text.")
     reasoning: str | None = Field(default=None, repr=False, description="Only where the request asked for it.")
-    images: list[ResultImage] | None = None
+    images: list[ResultImage] | None = Field(default=None, description="The whole images.")
 
 
 class ErrorData(_Shape):
     """Why there is no answer, and whether to try again. A code that this version does not know stays a string."""
 
-    code: ErrorCode | str = Field(union_mode="left_to_right")
-    message: str
-    retryable: bool
-    retry_after_ms: int | None = None
+    code: ErrorCode | str = Field(union_mode="left_to_right", description="One of the error codes.")
+    message: str = Field(description="What to do next, in words.")
+    retryable: bool = Field(description="Whether trying again may help.")
+    retry_after_ms: int | None = Field(default=None, description="When trying again may help, from now.")
     usage: Usage | None = Field(default=None, description="Where part of an answer was made.")
 
 
 class Status(_Event):
-    """Still at work; sent when the keep-alive interval passes in silence."""
+    """Still at work: sent when 0.8 s pass in silence. A job's record has some of its own."""
 
     type: Literal["status"] = "status"
-    data: str
+    data: str = Field(description="`working`; of a job also `started`, `retrying`, `given_back`.")
 
 
 class Response(_Event):

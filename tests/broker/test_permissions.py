@@ -25,7 +25,8 @@ from aichats_worker.simulator.server import HOLD
 from tests.broker.secured import Party, Secured, rights, secured
 from tests.processes import ROOT
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+# Side by side with others, and one after the other among themselves: the site takes seconds to make.
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("permissions")]
 
 WAIT_SECONDS = 20.0
 TENANTS = ("teama", "teamb")
@@ -263,11 +264,12 @@ async def test_the_page_on_rights_lists_the_samples(user: str, way: str) -> None
 
 
 async def test_the_doctor_finds_worker_and_operator_well(site: Secured) -> None:
-    worker = await site.command("worker", "doctor", WORKER_JOBS_PROVISION="off")
+    port = str(site.worker.http_port)
+    worker = await site.command("worker", "doctor", WORKER_JOBS_PROVISION="off", WORKER_HTTP_PORT=port)
     assert worker.status == 0, worker.out.decode()
     assert "AIJOBS/ai-workers-image are there" in worker.out.decode()
     assert "are not for this user to ask" in worker.out.decode()
-    operator = await site.command("operator", "doctor")
+    operator = await site.command("operator", "doctor", WORKER_HTTP_PORT=port)
     assert operator.status == 0, operator.out.decode()
     assert "AIJOBS/ai-workers-image are there" in operator.out.decode()
     assert "1 answers" in operator.out.decode()

@@ -12,11 +12,13 @@ import trustme
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
+from aichats_schemas import parse_event
 from aichats_worker import wiring
 from aichats_worker.app import App
 from aichats_worker.broker.connecting import connect
 from aichats_worker.broker.patches.subscribing import settle
 from aichats_worker.settings import load_settings
+from aichats_worker.simulator.server import Simulator
 from tests.broker.identities import Key, Operator
 from tests.conftest import SpawnWorker, StartWorker
 from tests.direct.test_corridor import outcomes, until
@@ -228,6 +230,65 @@ async def test_images_are_split_by_the_limit_that_holds(
     events = await ask(nc, "ai.v1.req.image.default", b"[sim: bytes=300000]")
     assert [event.type for event in events] == ["image"] * 7 + ["done"]
     assert app.broker.connection.stats["reconnects"] == (how == "after a restart")
+
+
+@pytest.fixture
+async def lowered(own_nats_server: MakeServer, start_worker: StartWorker, probe: Any) -> tuple[App, Client]:
+    """A worker whose broker takes less in one message since a moment ago: nobody has told the worker."""
+    server = own_nats_server(users())
+    app = await start_worker(nats_url=server.url, nats_user="u", nats_password="p", worker_jobs=True)
+    nc = await probe(server)
+    await app.jobs_served()
+    server.configure("max_payload: 65536\n" + users())
+    server.send(signal.SIGHUP)
+    await until(lambda: "Reloaded: max_payload" in server.log_path.read_text())
+    assert app.broker.connection.max_payload == 1024 * 1024
+    return app, nc
+
+
+async def end(exchange: Exchange) -> str:
+    """How a stream ends that may have a gap: the code of its error, or the type of its last event."""
+    while (message := await exchange.next()).data:
+        last: Any = parse_event(message.data)
+    return str(last.data.code) if last.type == "error" else str(last.type)
+
+
+async def test_an_image_that_a_lowered_limit_swallowed_is_told_and_the_next_one_is_whole(
+    lowered: tuple[App, Client],
+) -> None:
+    app, nc = lowered
+    subject = "ai.v1.req.image.default"
+    assert await end(await Exchange(nc).send(subject, b"[sim: bytes=300000]")) == "interrupted"
+    await until(lambda: outcomes(app, kind="image") == {"interrupted": 1.0})
+    assert [event.type for event in await ask(nc, subject, b"[sim: bytes=300000]")] == ["image"] * 7 + ["done"]
+
+
+async def test_a_delta_that_a_lowered_limit_swallowed_is_told(
+    lowered: tuple[App, Client], simulator: Simulator
+) -> None:
+    app, nc = lowered
+    simulator.script(b"data: " + b"x" * 100_000 + b"\n\n", b"event: trylimit\ndata: 9\n\n")
+    assert await end(await Exchange(nc).send(REQ, b"much")) == "interrupted"
+    await until(lambda: outcomes(app) == {"interrupted": 1.0})
+
+
+async def test_a_result_that_a_lowered_limit_swallowed_is_too_large(lowered: tuple[App, Client]) -> None:
+    app, nc = lowered
+    (error,) = await ask(nc, "ai.v1.ask.image.default", b"[sim: bytes=300000]")
+    assert (error.data.code, "65536" in error.data.message) == ("too_large", True)
+    await until(lambda: outcomes(app, mode="ask", kind="image") == {"too_large": 1.0})
+
+
+async def test_a_job_whose_image_a_lowered_limit_swallowed_is_run_again_in_smaller_parts(
+    lowered: tuple[App, Client],
+) -> None:
+    app, nc = lowered
+    await nc.jetstream().publish("ai.v1.job.image.default.r1", b"[sim: bytes=300000]")
+    await until(lambda: outcomes(app, mode="job", kind="image") == {"interrupted": 1.0, "done": 1.0}, seconds=30)
+    exchange = await Exchange(nc).send("ai.v1.ctl.resume.default", b'{"id":"r1"}')
+    assert await end(exchange) == "done"
+    events: list[Any] = [parse_event(message.data) for message in exchange.messages[:-1]]
+    assert [event.type for event in events if event.attempt == 2] == ["status", *["image"] * 7, "done"]
 
 
 async def test_a_reconnect_that_ended_is_begun_again(own_nats_server: MakeServer, start_worker: StartWorker) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from aichats_worker.simulator.answers import words
 from tests.commands.test_commands import RUN_TIMEOUT_SECONDS, finished, start
+from tests.processes import ROOT
 
 
 def processes_of(marker: str) -> list[str]:
@@ -33,6 +34,12 @@ async def test_the_demo_shows_a_text_and_an_image_and_leaves_nothing_behind(tmp_
     assert image.read_bytes().startswith(b"\x89PNG")
     assert list(tmp_path.iterdir()) == [image]
     assert processes_of(str(tmp_path)) == []
+    assert as_shown(out) in as_shown((ROOT / "README.md").read_text("utf-8")), "the README shows another output"
+
+
+def as_shown(output: str) -> str:
+    """The output without what differs each time: numbers, and where the image is."""
+    return re.sub(r"\d+", "0", re.sub(r"^\S+/demo-image", "…/demo-image", output.strip(), flags=re.MULTILINE))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 
 from aichats_client import BadResponseError, Client
+from aichats_worker.commands.dev import welcome
+from aichats_worker.settings import settings_without_environment
 from aichats_worker.simulator.answers import words
 from aichats_worker.simulator.server import Simulator
 from tests.commands.test_commands import RUN_TIMEOUT_SECONDS, command, finished, start
 from tests.commands.test_demo import processes_of
+from tests.processes import ROOT
 
 
 class Dev:
@@ -89,3 +92,8 @@ async def test_a_real_server_can_be_asked_through_it(tmp_path: Path, simulator: 
     finally:
         dev.process.send_signal(signal.SIGINT)
         await finished(dev.process)
+
+
+def test_the_readme_shows_what_it_prints() -> None:
+    shown = welcome(settings_without_environment(), "http://127.0.0.1:41235  (a local simulator, not ai-chats.org)")
+    assert shown in (ROOT / "README.md").read_text("utf-8")

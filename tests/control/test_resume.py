@@ -208,6 +208,27 @@ async def test_a_point_that_the_record_does_not_reach_is_expired(
         assert error.data.code == "expired"
 
 
+async def test_an_event_that_is_larger_than_the_brokers_limit_now_ends_the_resume(
+    broker: Broker, start_jobs: StartJobs
+) -> None:
+    first = await start_jobs()
+    await first.drain()
+    headers = {"Ai-Job": "text.1.0.1.test"}
+    event = {"type": "response", "data": "x" * 900_000, "id": "r1", "attempt": 1, "seq": 0}
+    await broker.js.publish("ai.v1.out.t.r1", orjson.dumps(event), headers=headers)
+    broker.server.kill()
+    broker.server.configure("max_payload: 8192\n")
+    broker.server.start()
+    worker = await start_jobs()
+    nc = await nats.connect(broker.server.url)
+    exchange = await Exchange(nc).send(RESUME, {"id": "r1"})
+    while not exchange.messages or exchange.messages[-1].data:
+        await exchange.next()
+    assert parse_event(exchange.messages[-2].data).type == "error"
+    assert worker.broker.connection.is_connected
+    await nc.close()
+
+
 async def test_a_job_that_is_removed_in_the_middle_ends_the_resume(broker: Broker, start_jobs: StartJobs) -> None:
     await start_jobs()
     await stored(broker, 5, ended=False)

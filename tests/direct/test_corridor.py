@@ -28,7 +28,9 @@ def outcomes(app: App, *, mode: str = "req", kind: str = "text") -> dict[str, fl
         sample.labels["outcome"]: sample.value
         for metric in app.telemetry.registry.collect()
         for sample in metric.samples
-        if sample.name == "aichats_requests_total" and (sample.labels["mode"], sample.labels["kind"]) == (mode, kind)
+        if sample.name == "aichats_requests_total"
+        and (sample.labels["mode"], sample.labels["kind"]) == (mode, kind)
+        and sample.value
     }
 
 

@@ -26,6 +26,7 @@ from tests.processes import ROOT, NatsServer, free_port
 RUN_TIMEOUT_SECONDS = 50.0
 INSTALL_TIMEOUT_SECONDS = 45.0
 EXAMPLES = ROOT / "examples"
+DEBIANS_GO = Path("/usr/share/gocode")
 WHOLE = "".join(words(0))
 
 
@@ -162,6 +163,27 @@ async def test_node(worker: App, nats_server: NatsServer, tmp_path: Path) -> Non
     assert await output(process) == f"{WHOLE}\n"
     process = await start(node, "ask.js", "[sim: answer=html]", cwd=tmp_path, NATS_URL=nats_server.url)
     assert await output(process, status=1)
+
+
+async def test_go(worker: App, nats_server: NatsServer, tmp_path: Path) -> None:
+    go = shutil.which("go")
+    if not go:
+        pytest.skip("go is not installed here")
+    program = tmp_path / "ask"
+    # Debian has nats.go as a package of sources; elsewhere it comes as a module.
+    packaged = DEBIANS_GO / "src" / "github.com" / "nats-io" / "nats.go"
+    environment = {"GO111MODULE": "off", "GOPATH": str(DEBIANS_GO)} if packaged.exists() else {"GOFLAGS": "-mod=mod"}
+    building = await start(
+        go, "build", "-o", program, "ask.go", cwd=EXAMPLES / "go", GOCACHE=str(tmp_path / "cache"), **environment
+    )
+    try:
+        await output(building)
+    except (AssertionError, TimeoutError):
+        pytest.skip("go cannot have nats.go here")
+    process = await start(program, "[sim: pause=0]", cwd=tmp_path, NATS_URL=nats_server.url)
+    assert await output(process) == f"{WHOLE}\n"
+    process = await start(program, "[sim: answer=html]", cwd=tmp_path, NATS_URL=nats_server.url)
+    assert "bad_response" in await output(process, status=1)
 
 
 async def test_a_page_shows_the_stream_as_it_comes(

@@ -41,6 +41,11 @@ async def test_a_clock_that_is_off_neither_ends_jobs_nor_gives_them_time(
     assert 0 <= end.data.timing.queued_ms < 20_000
     shown = app.telemetry.registry.get_sample_value("aichats_clock_offset_seconds")
     assert shown == pytest.approx(2 * ahead, abs=1)
+    is_ready, said = app.health.ready()
+    assert is_ready
+    assert ("ahead of" if ahead > 0 else "behind") in said["checks"]["clock"]
+    set_clock(0)
+    assert app.health.ready()[1]["checks"]["clock"] == "ok"
     await app.drain()
     await broker.submit({"prompt": "late", "timeout_seconds": 0.1}, "late")
     await asyncio.sleep(0.2)  # its time passes while nobody serves jobs

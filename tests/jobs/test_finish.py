@@ -3,14 +3,18 @@
 import asyncio
 from typing import Any
 
+import nats
 import orjson
 import pytest
 from nats.aio.msg import Msg
 
 from aichats_worker.broker.bus import Bus
 from aichats_worker.simulator.server import Simulator
-from tests.jobs.broker import WAIT_SECONDS, Broker, StartJobs, broker, checked, start_jobs
+from tests.conftest import StartWorker
+from tests.direct.test_corridor import until
+from tests.jobs.broker import WAIT_SECONDS, Broker, StartJobs, broker, checked, serving_jobs, start_jobs
 from tests.jobs.provisioned import provisioner
+from tests.link import linked
 
 __all__ = ["broker", "start_jobs"]
 
@@ -101,6 +105,61 @@ async def test_where_the_record_cannot_be_written_the_provider_is_not_asked_and_
     assert await broker.dead() == []
 
 
+async def test_a_letter_that_is_too_large_for_its_stream_is_kept_without_the_body(
+    broker: Broker, start_jobs: StartJobs
+) -> None:
+    """An operator's bound on messages stays as it is; the job does not stay in the queue for it."""
+    await start_jobs()
+    await broker.js.update_stream((await broker.js.stream_info("AIDEAD")).config.evolve(max_msg_size=2000))
+    await broker.submit({"prompt": 5, "filler": "x" * 3000})
+    await broker.removed()
+    (letter,) = await broker.dead()
+    assert (letter["Ai-Dead-Code"], letter["Ai-Dead-Left-Out"]) == ("invalid_request", "body")
+
+
+async def test_where_it_is_not_known_whether_a_beginning_is_stored_nothing_counts(
+    broker: Broker, start_worker: StartWorker
+) -> None:
+    """Stored, and the broker's word of it lost, three times: the provider was not asked."""
+    async with linked(broker.server.port) as link:
+        worker = await start_worker(nats_url=link.url, worker_jobs=True, worker_attempts_max=1)
+        await serving_jobs(worker)
+        await broker.listen()
+        link.delay_seconds = 0.5  # so that the worker has the job, and no answer yet
+        await broker.submit("[sim: words=3]")
+        await until(lambda: worker.runs.find("t", "r1") is not None)
+        link.down.clear()
+        await until(lambda: worker.slots["text"].free == worker.slots["text"].count)
+        link.delay_seconds = 0.0
+        link.down.set()
+        events = await broker.end()
+        assert (events[-1].type, [e.data for e in events if e.type == "status"]) == (
+            "done",
+            ["started", "given_back", "started"],
+        )
+        await broker.removed()
+        checked(await broker.record())
+        await worker.drain()
+
+
+async def test_ends_that_cannot_be_completed_do_not_empty_the_queue_into_a_worker(
+    broker: Broker, start_jobs: StartJobs
+) -> None:
+    await provisioner(Bus(broker.nc, broker.js), ack_wait_seconds=60).apply()
+    await start_jobs(worker_jobs_provision=False, worker_concurrency_max=2)
+    letters = (await broker.js.stream_info("AIDEAD")).config
+    await broker.js.delete_stream("AIDEAD")
+    for number in range(12):
+        await broker.submit({"prompt": 5}, f"r{number}")
+    for _ in range(4):
+        await broker.end()
+    await asyncio.sleep(0.5)  # nothing tells that no more are fetched
+    assert (await broker.js.consumer_info("AIJOBS", "ai-workers-text")).num_ack_pending == 4
+    await broker.js.add_stream(letters)
+    await broker.removed()
+    assert len(await broker.dead()) == 12
+
+
 async def test_an_end_that_cannot_be_stored_for_a_while_is_stored_then(
     broker: Broker, start_jobs: StartJobs, simulator: Simulator
 ) -> None:
@@ -118,3 +177,21 @@ async def test_an_end_that_cannot_be_stored_for_a_while_is_stored_then(
     await broker.removed()
     assert checked(await broker.record())[-1].type == "done"
     assert len(simulator.requests) == 1
+
+
+async def test_an_end_that_its_reply_subject_cannot_take_any_more_keeps_no_job_in_the_queue(
+    broker: Broker, start_jobs: StartJobs
+) -> None:
+    """The broker's limit is smaller than when the end was stored."""
+    first = await start_jobs()
+    await first.drain()
+    await ended_by_another(broker, "done", DONE | {"metadata": {"a": "x" * 20_000}}, reply_to=broker.nc.new_inbox())
+    broker.server.kill()
+    broker.server.configure("max_payload: 8192\n")
+    broker.server.start()
+    nc = await nats.connect(broker.server.url)
+    after = Broker(broker.server, nc)
+    worker = await start_jobs(worker_ack_wait_seconds=1)
+    await after.removed()
+    assert worker.broker.connection.is_connected
+    await nc.close()

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import signal
 import time
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import pytest
 from nats.aio.msg import Msg
 from nats.js.errors import APIError
 
-from aichats_client import Answer, resume
+from aichats_client import Answer, cancel, resume
 from aichats_worker.simulator.answers import words
 from aichats_worker.simulator.server import CUT, Simulator
 from tests.conftest import SpawnWorker, StartWorker
@@ -29,7 +30,9 @@ from tests.jobs.broker import (
     start_jobs,
     text_of,
 )
+from tests.link import linked
 from tests.processes import NatsServer
+from tests.requester import Exchange
 
 # Other folders take the fixtures from here.
 __all__ = ["WAIT_SECONDS", "Broker", "StartJobs", "broker", "provisioned", "serving_jobs", "settings_for", "start_jobs"]
@@ -98,6 +101,21 @@ async def test_joined_deltas_do_not_wait_for_the_next_one(
     simulator.script(b"data: one\n", 0.05, b"data: two\n", 60)
     await broker.submit("hi")
     await broker.content(2)
+
+
+async def test_a_delta_that_comes_while_another_is_stored_does_not_wait_for_the_next_one_either(
+    broker: Broker, start_worker: StartWorker, simulator: Simulator
+) -> None:
+    async with linked(broker.server.port) as link:
+        worker = await start_worker(nats_url=link.url, worker_jobs=True)
+        await serving_jobs(worker)
+        await broker.listen()
+        simulator.script(b"data: one\n", 1.5, b"data: two\n", 0.3, b"data: three\n", 60)
+        link.delay_seconds = 0.4  # a broker that confirms later than deltas are joined
+        await broker.submit("hi")
+        await broker.content(3)
+        link.delay_seconds = 0.0
+        await worker.drain()
 
 
 @pytest.mark.e2e
@@ -438,6 +456,54 @@ async def test_a_job_whose_id_runs_here_as_something_else_waits(broker: Broker, 
     events = await broker.end()
     assert (events[-1].type, events[-1].attempt) == ("done", 1)
     assert await broker.dead() == []
+
+
+async def test_a_job_whose_time_runs_out_while_it_waits_for_a_slot_ends_then(
+    broker: Broker, start_jobs: StartJobs, simulator: Simulator
+) -> None:
+    """Its slot was free when it was asked for, and a core request has it when it comes."""
+    await start_jobs(worker_concurrency_max=1)
+    async with asyncio.timeout(WAIT_SECONDS):
+        for number in itertools.count():
+            headers = {"Nats-Msg-Id": f"holding{number}"}
+            holding = await Exchange(broker.nc).send("ai.v1.req.text.t", b"[sim: words=600 pause=0.1]", headers)
+            await holding.event()
+            if (await broker.js.consumer_info("AIJOBS", "ai-workers-text")).num_waiting:
+                break  # what was asked for stands
+            assert await cancel(broker.nc, f"holding{number}", tenant="t")
+        await broker.submit({"prompt": "late", "timeout_seconds": 0.3})
+        error = (await broker.end())[-1]
+    assert (error.data.code, error.attempt) == ("deadline_exceeded", 1)
+    assert "queue" in error.data.message
+    await broker.removed()
+    assert [letter["Ai-Dead-Code"] for letter in await broker.dead()] == ["deadline_exceeded"]
+    assert "late" not in [request.content for request in simulator.requests]
+
+
+async def test_a_stale_delivery_that_is_given_back_takes_the_job_from_nobody(
+    broker: Broker, start_jobs: StartJobs, start_worker: StartWorker
+) -> None:
+    """It comes out of the socket of a worker that was cut off for longer than ack_wait, and has no slot for it now."""
+    settings = {"worker_ack_wait_seconds": 1, "worker_attempts_max": 1, "worker_concurrency_max": 1}
+    async with linked(broker.server.port) as link:
+        late = await start_worker(nats_url=link.url, worker_jobs=True, **settings)
+        await serving_jobs(late)
+        await broker.listen()
+        async with asyncio.timeout(WAIT_SECONDS):
+            while not (await broker.js.consumer_info("AIJOBS", "ai-workers-text")).num_waiting:
+                await asyncio.sleep(0.02)
+        link.down.clear()
+        await Exchange(broker.nc).send("ai.v1.req.text.t", b"[sim: words=200 pause=0.1]")
+        await broker.submit("[sim: words=60 pause=0.1]")
+        await start_jobs(**settings)
+        await broker.content()
+        await start_jobs(**settings)  # would take what is given back
+        link.down.set()
+        events = await broker.end()
+        assert (events[-1].type, events[-1].attempt) == ("done", 1)
+        await broker.removed()
+        checked(await broker.record())
+        await late.drain()
 
 
 async def test_core_requests_are_served_where_the_broker_has_no_jetstream(

@@ -140,14 +140,15 @@ def in_record(bad: Bad) -> bool:
 
 def check(scene: Scene, bad: Bad) -> None:
     """Exactly one error and the sentinel; or nothing."""
-    found = scene.answers(bad)
+    # Where the worker is slow, a copy of a job may say that it is worked at.
+    found = [message for message in scene.answers(bad) if b'"data":"working"' not in message.data]
     if not bad.code:
         assert not found, bad
         return
     job = bad.mode == "job" and b'"started"' in found[0].data  # without a tenant or an id there is no record
     if job:
         found = found[1:]
-    assert [bool(message.data) for message in found] == [True] if in_record(bad) else [True, False], (bad.number, found)
+    assert [bool(message.data) for message in found] == ([True] if in_record(bad) else [True, False]), (bad, found)
     error: Any = parse_event(found[0].data)
     assert (error.type, error.data.code, error.seq, error.attempt) == ("error", bad.code, int(job), 1), (bad, found)
     assert is_token(error.id)

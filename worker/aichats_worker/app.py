@@ -22,6 +22,7 @@ from aichats_worker.direct.subscribers import Core
 from aichats_worker.health import Check, Health
 from aichats_worker.jobs.delivery import Rules
 from aichats_worker.jobs.mailbox import Mailbox
+from aichats_worker.jobs.metrics import JobsMetrics
 from aichats_worker.jobs.provision import Provisioner
 from aichats_worker.jobs.serving import Serving, describe
 from aichats_worker.jobs.watching import StreamsWatch
@@ -30,11 +31,13 @@ from aichats_worker.provider import OpenedProvider
 from aichats_worker.provider.metrics import ProviderMetrics
 from aichats_worker.request.executor import Executor
 from aichats_worker.request.runs import Runs
+from aichats_worker.request.saturation import Saturation
 from aichats_worker.request.slots import Slots
 from aichats_worker.request.watch import Watch
 from aichats_worker.settings import Settings
 from aichats_worker.tasks import Tasks
-from aichats_worker.telemetry import Telemetry
+from aichats_worker.telemetry.counting import Telemetry
+from aichats_worker.telemetry.lag import LoopLag
 from aichats_worker.web import Web
 
 log = structlog.get_logger(__name__)
@@ -58,8 +61,6 @@ class App:
         self._rule = ReplyRule(strict=settings.worker_strict_tenant_inbox)
         self.telemetry = Telemetry()
         self.provider = provider or wiring.provider(settings)
-        self.telemetry.watch_provider(lambda: self.provider.working)
-        self.telemetry.registry.register(ProviderMetrics(self.provider))
         self.watch = Watch(settings.worker_keepalive_seconds)
         self.runs = Runs()
         self.slots: dict[Kind, Slots] = {
@@ -77,8 +78,9 @@ class App:
         self._core.subscribe(self.broker, self.subjects)
         self.discovery = Discovery(self.subjects, self.telemetry, self._announced)
         self.health = self._health()
-        self.telemetry.registry.register(self.health)
-        self.telemetry.registry.register(self.tasks)
+        self.saturation = Saturation(self.slots)
+        self._loop_lag = LoopLag(self.telemetry.registry)
+        self._register()
         self.web = Web(self.broker, self.telemetry.registry, live=self.health.live, ready=self.health.ready)
         self._serving: Serving | None = None
         self._cancels: Cancels | None = None
@@ -87,6 +89,18 @@ class App:
         self._nc: Client | None = None
         self._subscribed = False
         self._draining = False
+
+    def _register(self) -> None:
+        """Show at /metrics what the rooms know."""
+        jobs = [JobsMetrics(lambda: self._serving, self._stream_problems)] if self.settings.worker_jobs else []
+        provider = ProviderMetrics(self.provider)
+        for room in (self.connection, self.saturation, provider, *jobs, self.health, self.tasks):
+            self.telemetry.registry.register(room)
+        self.telemetry.reads("draining", "1 from the signal to stop on.", lambda: self._draining)
+        resumes = "Resumes served now; each has a consumer of its own at the broker."
+        self.telemetry.reads(
+            "resumes_running", resumes, lambda: self._resumes.running if self._resumes is not None else 0
+        )
 
     def _health(self) -> Health:
         """What the probes look at; a restart helps where it is no more live."""
@@ -108,10 +122,13 @@ class App:
     def _jobs_trouble(self) -> str:
         if not self.settings.worker_jobs:
             return ""
-        problems = self._streams.problems() if self._streams is not None else []
+        problems = self._stream_problems()
         if not problems and (trouble := self._serving.trouble() if self._serving is not None else "they are started"):
             problems = [trouble]
         return f"jobs are not served: {'; '.join(problems)}" if problems else ""
+
+    def _stream_problems(self) -> list[str]:
+        return self._streams.problems() if self._streams is not None else []
 
     def _jobs_paused(self) -> str:
         return "; ".join(self._streams.paused()) if self._streams is not None else ""
@@ -135,10 +152,12 @@ class App:
         Raises:
             SetupError: A file cannot be used, or the port is taken.
         """
-        self.telemetry.watch_tasks(asyncio.get_running_loop())
+        log.info("starting", **wiring.described(self.settings, self.provider.offers))
         if self.settings.worker_http_port:
             await self.web.start(self.settings.worker_http_host, self.settings.worker_http_port)
         self.tasks.keep("broker-watch", self.connection.run)
+        self.tasks.keep("slots-watch", self.saturation.run)
+        self.tasks.keep("loop-watch", self._loop_lag.run)
         nc = self._nc = await self.broker.connect()
         domain = self.settings.nats_js_domain
         js = nc.jetstream(domain=domain, timeout=JETSTREAM_TIMEOUT_SECONDS)
@@ -148,10 +167,11 @@ class App:
         self._subscribed = True
         if self.settings.worker_jobs:
             self._start_jobs(jobs)
-        log.info("ready", instance=self.discovery.id, prefix=self.subjects.prefix, max_payload=nc.max_payload)
+        log.info("ready", instance=self.discovery.id, broker=_address(nc), max_payload=nc.max_payload)
 
     async def _subscribe(self, bus: Bus) -> Jobs:
-        await self.watch.start(bus.nc)
+        await self.watch.start(self.broker.nc)
+        self.tasks.keep("keep-alive", self.watch.run)
         await self.discovery.start(bus.nc)
         jobs = await self._open_jobs(bus)
         await self.broker.start()
@@ -190,12 +210,11 @@ class App:
     def _start_jobs(self, jobs: Jobs) -> None:
         """Serve jobs as soon as JetStream lets us; core requests are served meanwhile."""
         describe(self.broker, self.subjects.job)
-        self.telemetry.watch_clock(jobs.clock.offset)
+        self.health.add(Check("clock", jobs.clock.trouble, gates=False))  # jobs go by the broker's
         self._resumes = Resumes(jobs.mail, jobs, self.watch, self.telemetry)
         self._streams = self._watch_streams(jobs.mail.bus)
         self.tasks.keep("streams", self._streams.run)
         serving = Serving(jobs, self.slots, prepare=self._streams.until_well, opened=self._resumes.start)
-        self.telemetry.watch_jobs(lambda: serving.trouble() is None)
         self._serving = serving
         serving.start(self.tasks.keep)
 
@@ -223,11 +242,9 @@ class App:
             timeout_seconds_max=settings.worker_timeout_seconds_max,
             ack_wait_seconds=settings.worker_ack_wait_seconds,
         )
-        watch = StreamsWatch(
+        return StreamsWatch(
             provisioner, mend=settings.worker_jobs_provision, connected=lambda: bool(bus.nc.is_connected)
         )
-        self.telemetry.watch_streams(lambda: len(watch.problems()))
-        return watch
 
     async def drain(self) -> int:
         """Leave the queue group first, then finish what runs, then close. Returns how many were cut off."""
@@ -242,8 +259,6 @@ class App:
         cut = await self.runs.drain(self.settings.worker_drain_timeout_seconds)
         if self._cancels is not None:
             await self._cancels.stop()  # until here its requests can be cancelled, by whichever worker is asked
-        if self._serving is not None:
-            await self._serving.stop()
         await self.close()
         return cut
 
@@ -259,7 +274,7 @@ class App:
 
     async def close(self) -> None:
         """Close every connection, flushing what was published."""
-        await self.watch.stop()
+        self.watch.stop()
         await self.tasks.stop()
         await self._disconnect()
         await self.provider.close()
@@ -277,3 +292,8 @@ class App:
                 async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
                     if self._nc is not None:
                         await self._nc.close()  # else it would go on trying to come back
+
+
+def _address(nc: Client) -> str | None:
+    """Where the broker is that was reached, without credentials."""
+    return f"{nc.connected_url.hostname}:{nc.connected_url.port}" if nc.connected_url is not None else None

@@ -35,6 +35,8 @@ class WorkerError(Exception):
         fault: Whose it is. The requester's is never tried again, here or at another provider.
         circuit: What it says of the provider: nothing, a failure that counts, or one that opens the circuit at once.
         usage: What the part of an answer that was made has used; None where none was made.
+        provider: Who was asked when it happened; None for nobody.
+        logged: The message as the log has it: without what a requester has named itself.
     """
 
     code: ClassVar[ErrorCode]
@@ -48,24 +50,26 @@ class WorkerError(Exception):
         self.message = message
         self.retry_after_ms = retry_after_ms
         self.usage: Usage | None = None
+        self.provider: str | None = None
+        self.logged = message
 
 
 class InvalidRequest(WorkerError):
-    """The body or the subject is wrong; names each field and the reason."""
+    """The body or the subject is wrong; the message names each field and the reason."""
 
     code, number, retryable = ErrorCode.INVALID_REQUEST, 400, False
     fault = "requester"
 
 
 class Forbidden(WorkerError):
-    """A proxy where the worker allows none."""
+    """The request names a proxy, and this worker allows none."""
 
     code, number, retryable = ErrorCode.FORBIDDEN, 403, False
     fault = "requester"
 
 
 class ModelNotFound(WorkerError):
-    """Another model than the ones there are, which the message lists."""
+    """There is no such model; the message lists the models there are."""
 
     code, number, retryable = ErrorCode.MODEL_NOT_FOUND, 404, False
     fault = "requester"
@@ -79,14 +83,14 @@ class Duplicate(WorkerError):
 
 
 class Expired(WorkerError):
-    """`resume`: the record's beginning, or what follows `after`, is gone."""
+    """`resume`: what it asks for is no longer stored."""
 
     code, number, retryable = ErrorCode.EXPIRED, 410, False
     fault = "requester"
 
 
 class TooLarge(WorkerError):
-    """A limit was passed; names the limit, its value and what was sent."""
+    """A limit was passed; the message names it, its value, and what was sent."""
 
     code, number, retryable = ErrorCode.TOO_LARGE, 413, False
     fault = "requester"
@@ -100,14 +104,14 @@ class ContentFiltered(WorkerError):
 
 
 class RateLimited(WorkerError):
-    """The provider said 429."""
+    """The provider said 429: too many calls."""
 
     code, number, retryable = ErrorCode.RATE_LIMITED, 429, True
     fault = "provider"
 
 
 class QuotaExhausted(WorkerError):
-    """No tries are left, and there was no answer: 402, a spent account or key."""
+    """No tries are left, or the account or the key is spent."""
 
     code, number, retryable = ErrorCode.QUOTA_EXHAUSTED, 429, False
     fault = "operator"
@@ -122,7 +126,7 @@ class Cancelled(WorkerError):
 
 
 class Internal(WorkerError):
-    """A defect of the worker's; the cause is in its log and not in the message."""
+    """A defect of the worker. Its log has the cause, the message has not."""
 
     code, number, retryable = ErrorCode.INTERNAL, 500, True
     fault = "worker"
@@ -137,7 +141,7 @@ class BadResponse(WorkerError):
 
 
 class Misconfigured(WorkerError):
-    """The operator's key, URL or model is wrong; says which setting."""
+    """The operator's key, URL or model is wrong; the message says which setting."""
 
     code, number, retryable = ErrorCode.MISCONFIGURED, 502, False
     fault = "operator"
@@ -153,7 +157,7 @@ class Challenge(WorkerError):
 
 
 class Interrupted(WorkerError):
-    """The answer was cut after its first delta, or ended in an error."""
+    """The answer was cut after its first piece, or ended in an error."""
 
     code, number, retryable = ErrorCode.INTERRUPTED, 502, True
     fault = "provider"
@@ -167,7 +171,7 @@ class Overloaded(WorkerError):
 
 
 class ProviderUnavailable(WorkerError):
-    """Connection refused, DNS, TLS, 408, 425, 5xx, or the circuit is open."""
+    """The provider cannot be reached, answers 408, 425 or 5xx, or is not asked for a while (its circuit is open)."""
 
     code, number, retryable = ErrorCode.PROVIDER_UNAVAILABLE, 503, True
     fault = "provider"
@@ -175,14 +179,14 @@ class ProviderUnavailable(WorkerError):
 
 
 class ShuttingDown(WorkerError):
-    """The drain time ran out."""
+    """The worker stops, and its drain time ran out."""
 
     code, number, retryable = ErrorCode.SHUTTING_DOWN, 503, True
     fault = "worker"
 
 
 class DeadlineExceeded(WorkerError):
-    """A deadline passed; `phase` says which one.
+    """A deadline passed; the message names its phase.
 
     Args:
         phase: Where the time went.

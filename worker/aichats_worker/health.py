@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 WELL: Final = "ok"
 
@@ -25,7 +26,7 @@ class Check:
     gates: bool = True
 
 
-class Health:
+class Health(Collector):
     """All checks of a worker, and how it stands.
 
     Args:

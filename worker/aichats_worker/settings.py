@@ -45,7 +45,9 @@ class Settings(BaseSettings):
     nats_cert: str | None = Field(None, description="Path of the client certificate; goes with NATS_KEY.")
     nats_key: str | None = Field(None, description="Path of the client certificate's key; goes with NATS_CERT.")
     nats_tls_first: OnOff = Field(default=False, description="TLS before the server's first word.")
-    nats_context: str | None = Field(None, description="A context of the nats command line; for commands alone.")
+    nats_context: str | None = Field(
+        None, description="A context of the `nats` command line. Commands read it, a worker does not."
+    )
     nats_js_domain: str | None = Field(None, description="The JetStream domain of the streams.")
     nats_inbox_prefix: str = Field("_INBOX", description="The worker's own inbox prefix.")
 
@@ -57,72 +59,81 @@ class Settings(BaseSettings):
     provider_proxy: SecretStr | None = Field(
         None, description="http://, https://, socks5:// or socks5h://; for the call and the image."
     )
-    provider_connect_timeout_seconds: float = Field(10, gt=0, description="Until the connection stands.")
-    provider_first_byte_timeout_seconds: float = Field(60, gt=0, description="From there to the answer's first byte.")
-    provider_stall_timeout_seconds: float = Field(30, gt=0, description="Between two reads of the answer.")
-    provider_circuit_failures: int = Field(5, ge=1, description="Failures in a row that open the circuit.")
-    provider_circuit_open_seconds: float = Field(30, gt=0, description="How long the circuit stays open.")
-    provider_calls_max: int = Field(3, ge=1, description="Calls for one request before the first byte of an answer.")
+    provider_connect_timeout_seconds: float = Field(10, gt=0, description="Longest time until the connection stands.")
+    provider_first_byte_timeout_seconds: float = Field(
+        60, gt=0, description="Longest time from there to the first byte."
+    )
+    provider_stall_timeout_seconds: float = Field(30, gt=0, description="Longest silence within an answer.")
+    provider_circuit_failures: int = Field(5, ge=1, description="Failures in a row after which it is not asked.")
+    provider_circuit_open_seconds: float = Field(30, gt=0, description="How long it is not asked then.")
+    provider_calls_max: int = Field(3, ge=1, description="Calls for one request, before the first byte comes.")
     provider_calls_per_minute_max: int = Field(
-        0, ge=0, description="Calls that begin in any minute, fair between tenants; 0 for no limit."
+        0, ge=0, description="Most calls in a minute, shared fairly between tenants; 0 for no limit."
     )
     provider_concurrent_calls_max: int = Field(
-        0, ge=0, description="Calls at once, fair between tenants; 0 for no limit but the slots."
+        0, ge=0, description="Most calls at once, shared fairly between tenants; 0 for no limit but the slots."
     )
-    provider_image_max_bytes: int = Field(20 * 1024 * 1024, ge=1, description="A larger image is too_large.")
+    provider_image_max_bytes: int = Field(20 * 1024 * 1024, ge=1, description="A larger image is `too_large`.")
     provider_image_memory_max_bytes: int = Field(
-        256 * 1024 * 1024, ge=1, description="All images in flight together; further image requests wait."
+        256 * 1024 * 1024, ge=1, description="Memory for all images at work together; more image requests wait."
     )
     provider_image_allow_private: OnOff = Field(
-        default=False, description="Images from loopback, private and link-local addresses."
+        default=False, description="Take images from loopback, private and link-local addresses."
     )
 
     provider_image_timeout_seconds: float = Field(
-        0, ge=0, description="An image's first byte; 0 for the request's own deadline."
+        0, ge=0, description="Longest time until an image's first byte; 0 for the request's own deadline."
     )
     provider_ca: str | None = Field(None, description="Path of a CA bundle to trust beside the system's.")
     provider_cert: str | None = Field(None, description="Path of a client certificate; goes with PROVIDER_KEY.")
-    provider_key: str | None = Field(None, description="Path of its key; goes with PROVIDER_CERT.")
+    provider_key: str | None = Field(None, description="Path of that certificate's key; goes with PROVIDER_CERT.")
 
     openai_base_url: str = Field(
         "https://api.openai.com/v1", description="An OpenAI-compatible server, with /v1; a query is kept."
     )
-    openai_api_key: SecretStr | None = Field(None, description="Its key; never sent to an image's host.")
+    openai_api_key: SecretStr | None = Field(None, description="The key of that server; never sent to an image's host.")
     openai_headers: SecretStr | None = Field(None, description="More headers, `Name: value` by line or comma.")
     openai_image_base_url: str | None = Field(None, description="Another server for images; default OPENAI_BASE_URL.")
     openai_image_api_key: SecretStr | None = Field(None, description="The key of the server for images.")
     openai_text_models: str = Field(
-        "gpt-4=gpt-4", description="`name=server's name` by comma: what requests may ask for; the first is the default."
+        "gpt-4=gpt-4",
+        description="`name=server's name` by comma: the models that requests may name; the first is the default.",
     )
     openai_image_models: str = Field(
         "dalle=dall-e-3", description="The same for images; `none` where the server makes none."
     )
 
-    worker_providers: str = Field("aichats", description="Who is asked, in this order: aichats, openai, by comma.")
+    worker_providers: str = Field("aichats", description="Who is asked, in this order: aichats, openai.")
     worker_subject_prefix: str = Field("ai.v1", description="What every subject starts with.")
-    worker_concurrency_max: int = Field(256, ge=1, description="Slots for text.")
-    worker_image_concurrency_max: int = Field(8, ge=1, description="Slots for images.")
-    worker_timeout_seconds_max: float = Field(600, gt=0, description="Upper bound and default of timeout_seconds.")
-    worker_keepalive_seconds: float = Field(0.8, gt=0, description="Silence after which a status event is sent.")
-    worker_drain_timeout_seconds: float = Field(25, ge=0, description="Bounded wait on stop.")
-    worker_jobs: OnOff = Field(default=True, description="Serve job and resume; off where the broker has no JetStream.")
+    worker_concurrency_max: int = Field(256, ge=1, description="Texts at work at once: slots.")
+    worker_image_concurrency_max: int = Field(8, ge=1, description="Images at work at once: slots.")
+    worker_timeout_seconds_max: float = Field(600, gt=0, description="Largest `timeout_seconds`, and its default.")
+    worker_keepalive_seconds: float = Field(0.8, gt=0, description="Silence after which a `status` is sent.")
+    worker_drain_timeout_seconds: float = Field(25, ge=0, description="Longest wait for what runs, on stop.")
+    worker_jobs: OnOff = Field(default=True, description="Serve jobs; off where the broker has no JetStream.")
     worker_jobs_provision: OnOff = Field(default=True, description="Make or update streams and consumers at start.")
-    worker_ack_wait_seconds: float = Field(30, ge=1, description="The job consumers' ack_wait.")
-    worker_attempts_max: int = Field(5, ge=1, description="Attempts of a job that may fail.")
-    worker_job_event_seconds: float = Field(0.2, ge=0, description="For how long a job's deltas are joined.")
-    worker_retry_base_seconds: float = Field(1, gt=0, description="First step of the exponential back-off.")
-    worker_retry_max_seconds: float = Field(30, gt=0, description="Upper bound of a back-off.")
-    worker_prompt_max_chars: int = Field(200_000, ge=1, description="All prompts of a request together.")
-    worker_messages_max: int = Field(256, ge=1, description="Messages of a request.")
-    worker_allow_request_proxy: OnOff = Field(default=False, description="Requests may name a proxy.")
-    worker_strict_tenant_inbox: OnOff = Field(default=False, description="An inbox must start with _INBOX.<tenant>.")
-    worker_http_host: str = Field("0.0.0.0", description="Where probes and metrics are served.")  # noqa: S104 - probes come from the node
-    worker_http_port: int = Field(8080, ge=0, le=65535, description="0 turns it off.")
+    worker_ack_wait_seconds: float = Field(30, ge=1, description="Silence after which a job goes to another worker.")
+    worker_attempts_max: int = Field(5, ge=1, description="How many attempts of a job may fail.")
+    worker_job_event_seconds: float = Field(
+        0.2, ge=0, description="How long pieces of a job are joined into one event."
+    )
+    worker_retry_base_seconds: float = Field(
+        1, gt=0, description="First wait before the next try; it doubles each time."
+    )
+    worker_retry_max_seconds: float = Field(30, gt=0, description="Longest wait before the next try.")
+    worker_prompt_max_chars: int = Field(200_000, ge=1, description="Most characters of all prompts of a request.")
+    worker_messages_max: int = Field(256, ge=1, description="Most messages of a request.")
+    worker_allow_request_proxy: OnOff = Field(default=False, description="Let requests name a proxy.")
+    worker_strict_tenant_inbox: OnOff = Field(default=False, description="Inboxes must start with `_INBOX.<tenant>.`")
+    worker_http_host: str = Field("0.0.0.0", description="Address of probes, metrics and pages.")  # noqa: S104 - probes come from the node
+    worker_http_port: int = Field(
+        8080, ge=0, le=65535, description="Port of probes, metrics and pages; 0 turns them off."
+    )
     worker_log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="Least severe level logged."
+        "info", description="Least severe level that is logged."
     )
     worker_log_format: Literal["auto", "console", "json"] = Field(
-        "auto", description="console on a terminal, else json."
+        "auto", description="`auto` is console on a terminal, and else json."
     )
 
     @field_validator("nats_url")

@@ -8,6 +8,7 @@ from typing import Final
 
 import structlog
 from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 log = structlog.get_logger(__name__)
 
@@ -18,7 +19,7 @@ LONG_LIFE_SECONDS: Final = 60.0
 STOP_TIMEOUT_SECONDS: Final = 2.0
 
 
-class Tasks:
+class Tasks(Collector):
     """Keeps tasks alive until it is stopped.
 
     Attributes:

@@ -3,11 +3,13 @@
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from pydantic import SecretStr
 
+from aichats_schemas import __version__
 from aichats_worker.broker.access import Access
-from aichats_worker.provider import OpenedProvider
+from aichats_worker.provider import Offers, OpenedProvider
 from aichats_worker.provider.aichats import AiChats
 from aichats_worker.provider.door import DoorPolicy, Guarded
 from aichats_worker.provider.http.route import Environment, Route, Timeouts
@@ -40,6 +42,22 @@ def access(settings: Settings) -> Access:
         inbox_prefix=settings.nats_inbox_prefix,
         js_domain=settings.nats_js_domain,
     )
+
+
+def described(settings: Settings, offers: Offers) -> dict[str, Any]:
+    """Return what the log says of a worker when it starts."""
+    return {
+        "version": __version__,
+        "broker": ",".join(access(settings).servers),
+        "providers": ",".join(settings.providers),
+        "models_text": ",".join(offers["text"]),
+        "models_image": ",".join(offers["image"]),
+        "slots_text": settings.worker_concurrency_max,
+        "slots_image": settings.worker_image_concurrency_max,
+        "prefix": settings.worker_subject_prefix,
+        "jobs": "on" if settings.worker_jobs else "off",
+        "http": f"{settings.worker_http_host}:{settings.worker_http_port}" if settings.worker_http_port else "off",
+    }
 
 
 def limits(settings: Settings) -> Limits:

@@ -16,6 +16,8 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.errors import FlushTimeoutError
 
+from aichats_worker.broker.access import Identity
+from aichats_worker.broker.connecting import Connection
 from tests.broker.identities import Key
 from tests.broker.test_returning import MakeServer, users
 from tests.direct.test_corridor import until
@@ -46,6 +48,20 @@ async def bare() -> AsyncIterator[Callable[..., Any]]:
 
     async def connect(url: str, **options: Any) -> Any:
         clients.append(await nats.connect(url, **(OPTIONS | {"error_cb": quiet} | options)))
+        return clients[-1]
+
+    yield connect
+    for client in clients:
+        await client.close()
+
+
+@pytest.fixture
+async def ours() -> AsyncIterator[Callable[..., Any]]:
+    clients: list[Connection] = []
+
+    async def connect(url: str) -> Connection:
+        clients.append(Connection(Identity))
+        await clients[-1].reach([url], error_cb=quiet, **OPTIONS)
         return clients[-1]
 
     yield connect
@@ -178,3 +194,44 @@ async def test_nats_py_stays_on_a_server_that_retires_until_it_is_thrown_out(
         await told.wait()
     assert nc.is_connected
     server.kill()
+
+
+async def test_what_is_published_is_delivered_once_the_server_has_read_it_and_not_where_the_connection_breaks(
+    link: Link, ours: Any
+) -> None:
+    nc = await ours(link.url)
+    await nc.publish("x", b"y" * 100_000)
+    assert await nc.delivered(nc.breaks)
+    link.up.clear()
+    await nc.publish("x", b"y" * 100_000)
+    waiting = asyncio.create_task(nc.delivered(nc.breaks))
+    await until(lambda: bool(nc._listening))
+    link.cut()
+    assert not await waiting
+    link.up.set()
+
+
+async def test_what_is_published_while_there_is_no_connection_is_delivered_with_the_next_one(
+    server: NatsServer, ours: Any
+) -> None:
+    nc = await ours(server.url)
+    server.stop()
+    await until(lambda: not nc.is_connected)
+    await nc.publish("x", b"y")
+    waiting = asyncio.create_task(nc.delivered(nc.breaks))
+    await until(lambda: bool(nc._listening))
+    server.start()
+    assert await waiting
+
+
+async def test_whoever_waits_for_a_delivery_may_be_cancelled(link: Link, ours: Any) -> None:
+    """nats-py breaks on the PONG of a flush that was cancelled: its reading task ends."""
+    nc = await ours(link.url)
+    link.down.clear()
+    waiting = asyncio.create_task(nc.delivered(nc.breaks))
+    await until(lambda: bool(nc._listening))
+    waiting.cancel()
+    await asyncio.wait({waiting})
+    link.down.set()
+    assert await nc.delivered(nc.breaks)
+    assert nc.breaks == 0

@@ -194,7 +194,8 @@ def test_no_text_because_the_tokens_went_into_reasoning_is_an_end() -> None:
 def test_a_delta_of_any_size_up_to_the_bound_is_read_and_a_longer_line_refused() -> None:
     large = "x" * 3_000_000
     assert decode(stream(delta(large), STOP), [100, 1_000_000])[0] == large
-    unended = (b"data: {" + b" " * LINE_MAX_BYTES, b"{" + b"\n" * (LINE_MAX_BYTES + 1), b"data: {\n" * 500_000)
+    many_lines = b"{" + (b" " * 1023 + b"\n") * (LINE_MAX_BYTES // 1024 + 1)
+    unended = (b"data: {" + b" " * LINE_MAX_BYTES, many_lines, b"data: {\n" * 500_000)
     for body in unended:
         with pytest.raises(LineTooLong):
             OpenAIDecoder().feed(body)

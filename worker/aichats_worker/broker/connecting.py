@@ -22,7 +22,13 @@ class Connection(ReadsAnything, ComesBack):
 
 
 class Broker(NatsBroker):
-    """FastStream's broker on a connection of ours: its own callback raises where a broker refuses us, and ends it."""
+    """FastStream's broker on a connection of ours: its own callback raises where a broker refuses us, and ends it.
+
+    Attributes:
+        nc: The connection, once connect() has made it; FastStream knows it as nats-py's.
+    """
+
+    nc: Connection
 
     def __init__(self, access: Access, watch: ConnectionWatch) -> None:
         super().__init__(
@@ -37,7 +43,7 @@ class Broker(NatsBroker):
         self._watch = watch
 
     async def _connect(self) -> Client:
-        nc = Connection(self._access.identity)
+        nc = self.nc = Connection(self._access.identity)
         self._watch.over(nc)
         await nc.reach(
             self._access.servers,

@@ -14,7 +14,7 @@ from nats.aio.msg import Msg
 
 from aichats_schemas import __version__
 from aichats_schemas.subjects import KINDS, PROTOCOL, QUEUE, SERVICE, Subjects, is_reply_subject, new_id
-from aichats_worker.telemetry import EndpointStats, Telemetry
+from aichats_worker.telemetry.counting import EndpointStats, Telemetry
 
 DESCRIPTION = "Streams text and images from ai-chats.org to each request's own reply subject."
 REVISION = "2"

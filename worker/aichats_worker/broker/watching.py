@@ -3,31 +3,31 @@
 import asyncio
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import structlog
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.errors import UnexpectedEOF
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from aichats_worker.broker.patches.returning import ComesBack
 from aichats_worker.broker.patches.subscribing import leave_groups, settle, subscribe_again
+from aichats_worker.telemetry.logs import Said
 from aichats_worker.text import ascii_line
 
 log = structlog.get_logger(__name__)
 
 LOOK_SECONDS: Final = 1.0
 ASK_AGAIN_SECONDS: Final = 10.0
-# A reason is said when it is new, and again after this: not at each of the tries, which come each second.
-SAY_AGAIN_SECONDS: Final = 300.0
-REASONS_MAX: Final = 1000
 REASON_MAX_CHARS: Final = 200
 _REFUSED: Final = re.compile(r'permissions violation for subscription to "([^"]+)"')
 _SUBSCRIPTIONS_MAX: Final = "maximum subscriptions exceeded"
 
 
-class ConnectionWatch:
+class ConnectionWatch(Collector):
     """Over one connection, from before it stands to its end.
 
     Args:
@@ -43,7 +43,8 @@ class ConnectionWatch:
         self._nc: ComesBack | None = None
         self._down_since: float | None = time.monotonic()
         self._reason = ""
-        self._said: dict[str, float] = {}
+        self._said = Said()
+        self._reconnects = 0
         self._asked_again = 0.0
         self._move: asyncio.Task[None] | None = None
         self.refused: dict[str, str] = {}
@@ -75,6 +76,13 @@ class ConnectionWatch:
     def leaving(self) -> str:
         """Say that the broker is about to go, where there is no other; nothing where it stays."""
         return "the broker is in lame-duck mode, and there is no other" if self.lame_duck else ""
+
+    def collect(self) -> Iterator[Metric]:
+        """For /metrics: whether there is a connection, and how often there was another one."""
+        says = "0 while there is no connection to the broker."
+        yield GaugeMetricFamily("aichats_broker_connected", says, float(not self.disconnected()))
+        says = "Connections to the broker after the first one."
+        yield CounterMetricFamily("aichats_broker_reconnects", says, self._reconnects)
 
     def connected_first(self) -> None:
         """Take note that the first connection stands."""
@@ -116,32 +124,25 @@ class ConnectionWatch:
             self.refused[found[1]] = "the broker's rights refuse it"
         elif _SUBSCRIPTIONS_MAX in reason:
             self.refused["one more"] = "the account's limit of subscriptions is reached"
-        if not isinstance(error, UnexpectedEOF) and self._is_new(reason):  # the disconnect says that
+        if not isinstance(error, UnexpectedEOF) and self._said.is_new(reason):  # the disconnect says that
             event = "broker error" if self._down_since is None else "broker not reached"
             log.warning(event, error=reason)
-
-    def _is_new(self, reason: str) -> bool:
-        now = time.monotonic()
-        if now - self._said.get(reason, float("-inf")) < SAY_AGAIN_SECONDS:
-            return False
-        if len(self._said) >= REASONS_MAX:
-            self._said.clear()
-        self._said[reason] = now
-        return True
 
     async def on_disconnected(self) -> None:
         """nats-py: the connection is gone; it tries to come back from here on."""
         if self._down_since is None:
             self._down_since = time.monotonic()
         self.refused, self.lame_duck = {}, False
-        self._said.clear()
-        log.info("broker disconnected", error=self._reason or None)
+        self._said.forget()
+        tell = log.info if self.closing else log.warning
+        tell("broker disconnected", error=self._reason or None)
 
     async def on_reconnected(self) -> None:
         """nats-py: all is subscribed again."""
         down = 0.0 if self._down_since is None else time.monotonic() - self._down_since
         self._down_since, self._reason = None, ""
-        self._said.clear()
+        self._reconnects += 1
+        self._said.forget()
         log.info("broker connected again", seconds=round(down, 1))
         try:
             self._on_reconnect()

@@ -58,7 +58,7 @@ class Playground:
             await app.start()
             async with asyncio.timeout(JOBS_TIMEOUT_SECONDS):
                 await app.jobs_served()  # what is printed next can be typed at once
-            console.print(_welcome(settings, self._described(settings)), markup=False, soft_wrap=True)
+            console.print(welcome(settings, self._described(settings)), markup=False, soft_wrap=True)
             await asyncio.Event().wait()
 
     def _settings(self, url: str, simulator_url: str, http_port: int) -> Settings:
@@ -99,7 +99,8 @@ def free_port(first: int) -> int:
     raise Refused(f"ports {first} to {first + PORTS_TRIED - 1} are all taken")
 
 
-def _welcome(settings: Settings, provider: str) -> str:
+def welcome(settings: Settings, provider: str) -> str:
+    """Return what is printed first: where all is, and lines to copy."""
     url, page = settings.nats_url, f"http://127.0.0.1:{settings.worker_http_port}"
     server = "" if url == "nats://127.0.0.1:4222" else f" -s {url}"
     return f"""\

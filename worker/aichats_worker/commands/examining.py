@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from contextlib import suppress
 from typing import Any
 
 from nats.aio.client import Client
@@ -19,7 +20,8 @@ from aichats_worker.provider.reach import listed_models, reach
 from aichats_worker.settings import Settings
 from aichats_worker.urls import masked_url, masked_urls
 
-WORKERS_WAIT_SECONDS = 0.5
+FIRST_WORKER_WAIT_SECONDS = 2.0
+WORKERS_WAIT_SECONDS = 0.3  # from the first on: nobody says how many there are
 JETSTREAM_TIMEOUT_SECONDS = 2.0
 
 
@@ -98,21 +100,28 @@ async def _may_serve_jobs(bus: Bus) -> bool:
 
 
 async def _workers(nc: Client) -> Finding:
-    inbox, found = nc.new_inbox(), 0
-
-    async def count(message: Any) -> None:
-        nonlocal found
-        found += bool(message.data)
-
-    await nc.subscribe(inbox, cb=count)
+    inbox, found = nc.new_inbox(), list[bool]()
     subject = f"$SRV.PING.{SERVICE}"
+
+    async def hear(message: Any) -> None:
+        found.append(bool(message.data))  # empty where the broker says that there is nobody
+
+    def refused() -> bool:
+        return f'violation for publish to "{subject.lower()}"' in str(nc.last_error).lower()
+
+    await nc.subscribe(inbox, cb=hear)
     await nc.publish(subject, b"", reply=inbox)
-    await asyncio.sleep(WORKERS_WAIT_SECONDS)  # nobody says how many there are
-    if f'violation for publish to "{subject.lower()}"' in str(nc.last_error).lower():
+    with suppress(TimeoutError):
+        async with asyncio.timeout(FIRST_WORKER_WAIT_SECONDS):
+            while not found and not refused():  # noqa: ASYNC110 - of a refusal no event tells
+                await asyncio.sleep(0.02)
+    if any(found):
+        await asyncio.sleep(WORKERS_WAIT_SECONDS)
+    if refused():
         return Finding("workers", True, "are not for this user to ask")
-    if not found:
+    if not any(found):
         return Finding("workers", False, "none answers: `aichats-worker run` starts one")
-    return Finding("workers", True, f"{found} answer" if found != 1 else "1 answers")
+    return Finding("workers", True, f"{sum(found)} answer" if sum(found) != 1 else "1 answers")
 
 
 async def provider_findings(settings: Settings) -> list[Finding]:

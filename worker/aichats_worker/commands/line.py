@@ -17,7 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exit status: 0 well, 1 an error, 2 wrong usage or settings, 3 nobody answers, 130 interrupted.",
+    epilog="Exit status: 0 success, 1 an error, 2 wrong usage or settings, 3 nobody answers, 130 interrupted.",
 )
 
 
@@ -31,7 +31,9 @@ def _version(wanted: bool) -> None:
 def about(
     _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
 ) -> None:
-    """Stream text and images from ai-chats.org over NATS. Settings are environment variables; see the README.
+    """Stream text and images from ai-chats.org over NATS.
+
+    Settings are environment variables; `aichats-worker doctor` lists them.
 
     Example: aichats-worker dev, and in another terminal: aichats-worker ask 'Say hi'
     """
@@ -41,7 +43,7 @@ def about(
 def run() -> None:
     """Run a worker until SIGTERM or SIGINT."""
     from aichats_worker.service import fastest_loop, serve
-    from aichats_worker.telemetry import configure_logging
+    from aichats_worker.telemetry.logs import configure_logging
 
     settings = _settings(by_context=False)
     configure_logging(settings.worker_log_level, settings.worker_log_format)
@@ -55,7 +57,7 @@ def demo() -> None:
 
     from aichats_worker.commands.demo import DemoFailed, demo
     from aichats_worker.simulator.broker import NoServer
-    from aichats_worker.telemetry import configure_logging
+    from aichats_worker.telemetry.logs import configure_logging
 
     configure_logging("warning", "auto")
     try:
@@ -68,7 +70,7 @@ def demo() -> None:
 def dev(
     provider: Annotated[Literal["simulator", "aichats", "openai"], typer.Option(help="Who answers.")] = "simulator",
     base_url: Annotated[
-        str | None, typer.Option(metavar="URL", help="Of an OpenAI-compatible server.", show_default=False)
+        str | None, typer.Option(metavar="URL", help="Address of an OpenAI-compatible server.", show_default=False)
     ] = None,
 ) -> None:
     """Run a broker, a provider and a worker on this machine, and show what is asked of them, until Ctrl-C.
@@ -80,7 +82,7 @@ def dev(
     from aichats_worker.commands.dev import Playground
     from aichats_worker.settings import SettingsError
     from aichats_worker.simulator.broker import NoServer
-    from aichats_worker.telemetry import configure_logging
+    from aichats_worker.telemetry.logs import configure_logging
 
     if base_url and provider != "openai":
         _fail("--base-url goes with --provider openai", STATUS_USAGE)
@@ -126,9 +128,9 @@ class _WithDirectives(TyperCommand):
 
 @app.command(cls=_WithDirectives)
 def simulator(
-    port: Annotated[int, typer.Option(help="Where to listen.", min=0, max=65535)] = 8000,
+    port: Annotated[int, typer.Option(help="Port to listen on.", min=0, max=65535)] = 8000,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    key: Annotated[str | None, typer.Option(help="What calls below /v1 must bring; without it, nothing.")] = None,
+    key: Annotated[str | None, typer.Option(help="The key that calls below /v1 need; without it, none.")] = None,
 ) -> None:
     """Run a local stand-in for ai-chats.org and for an OpenAI-compatible server, with faults on demand."""
     from aichats_worker.simulator.server import serve

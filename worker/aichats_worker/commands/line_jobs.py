@@ -31,12 +31,13 @@ app = typer.Typer()
 def submit(
     prompt: Prompt = None,
     *,
-    kind: Annotated[Literal["text", "image"], typer.Option(help="What is wanted.")] = "text",
+    kind: Annotated[Literal["text", "image"], typer.Option(help="A text or an image.")] = "text",
     id: Annotated[  # noqa: A002 - the contract's own word
         str | None, typer.Option(parser=token, metavar="ID", help="The job's name; one is made without it.")
     ] = None,
     file: Annotated[
-        Path | None, typer.Option("--file", "-f", help="Many: a JSON object a line, with kind, id and a request.")
+        Path | None,
+        typer.Option("--file", "-f", help="Many jobs: on each line a JSON object, with kind, id and the request."),
     ] = None,
     model: Model = None,
     system: System = None,
@@ -101,7 +102,7 @@ def resume(
     job_id: RequestId,
     *,
     after: Annotated[
-        str | None, typer.Option(metavar="ATTEMPT,SEQ", help="Only what came later: 1,41.", show_default=False)
+        str | None, typer.Option(metavar="ATTEMPT,SEQ", help="Only what came later, such as 1,41.", show_default=False)
     ] = None,
     output: Out = None,
     force: Force = False,

@@ -26,13 +26,13 @@ def _made(default: str, says: str | None = None, **more: Any) -> Any:
 
 Replicas = Annotated[int | None, _made("1", "Copies of each stream.", min=1, max=5)]
 Jobs = Annotated[int | None, _made("100000", "Jobs that may wait; more are refused.", min=1)]
-Bytes = Annotated[int | None, _made("1 GiB", min=1024)]
+Bytes = Annotated[int | None, _made("1 GiB", "Its largest size, in bytes.", min=1024)]
 Kept = Annotated[float | None, _made("30d", "How long a dead letter is kept.", parser=_duration, metavar="DURATION")]
 AckWait = Annotated[
     float | None,
     _made(
         "WORKER_ACK_WAIT_SECONDS",
-        "The consumers'. A job that runs meanwhile may be given to a second worker.",
+        "Silence after which a job goes to another worker. A change may give what runs to two.",
         parser=_duration,
         metavar="DURATION",
     ),
@@ -81,7 +81,7 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 @dead.command("list")
 def dead_list(server: Server = None, as_json: AsJson = False) -> None:
-    """List all, oldest first, a line for each."""
+    """List all dead letters, the oldest first, one on each line."""
     from aichats_worker.commands.operating import dead_list
 
     finish(dead_list(settings_of(server), as_json=as_json))
@@ -89,7 +89,7 @@ def dead_list(server: Server = None, as_json: AsJson = False) -> None:
 
 @dead.command("show")
 def dead_show(number: Number, server: Server = None) -> None:
-    """Print one whole, as JSON: its reason, headers and body."""
+    """Print one dead letter as JSON: its reason, headers and body."""
     import json
 
     from aichats_worker.commands.operating import dead_show
@@ -99,7 +99,7 @@ def dead_show(number: Number, server: Server = None) -> None:
 
 @dead.command("retry")
 def dead_retry(number: Number, server: Server = None, yes: Yes = False) -> None:
-    """Submit the job again with its original headers, after its old record is cleared."""
+    """Submit the job of one dead letter again, with its headers. Its old record is cleared first."""
     from aichats_worker.commands.operating import dead_retry
 
     if not yes:
@@ -109,7 +109,7 @@ def dead_retry(number: Number, server: Server = None, yes: Yes = False) -> None:
 
 @dead.command("drop")
 def dead_drop(number: Number, server: Server = None, yes: Yes = False) -> None:
-    """Forget one."""
+    """Delete one dead letter for good."""
     from aichats_worker.commands.operating import dead_drop
 
     if not yes:

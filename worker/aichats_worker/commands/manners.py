@@ -1,6 +1,6 @@
 """What all commands share: their usual options, how they print, and the exit status that comes of what happens.
 
-Exit statuses: 0 well, 1 an error or something is not well, 2 wrong usage or settings, 3 nobody answers,
+Exit statuses: 0 success, 1 an error or something is wrong, 2 wrong usage or settings, 3 nobody answers,
 130 interrupted, 141 nobody reads what is printed.
 """
 
@@ -45,10 +45,10 @@ def token(text: str) -> str:
     return text
 
 
-Server = Annotated[str | None, typer.Option("--server", "-s", metavar="URL", help="NATS server, not NATS_URL.")]
-Context = Annotated[str | None, typer.Option(metavar="NAME", help="Context of `nats`, not NATS_CONTEXT.")]
+Server = Annotated[str | None, typer.Option("--server", "-s", metavar="URL", help="NATS server; else NATS_URL.")]
+Context = Annotated[str | None, typer.Option(metavar="NAME", help="Context of `nats`; else NATS_CONTEXT.")]
 Tenant = Annotated[str, typer.Option(parser=token, metavar="NAME", help="Whose request it is.")]
-Timeout = Annotated[float | None, typer.Option(metavar="SECONDS", help="For the whole answer.", min=0.001)]
+Timeout = Annotated[float | None, typer.Option(metavar="SECONDS", help="Longest time for the whole answer.", min=0.001)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
 Prompt = Annotated[str | None, typer.Argument(help="Without one, or with -, standard input.", show_default=False)]
 RequestId = Annotated[str, typer.Argument(parser=token, metavar="ID", show_default=False)]

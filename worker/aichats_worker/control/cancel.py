@@ -29,7 +29,7 @@ from aichats_worker.jobs.work import Jobs
 from aichats_worker.request.call import job_call
 from aichats_worker.request.outcome import Completed
 from aichats_worker.request.runs import CANCELLED, Runs
-from aichats_worker.telemetry import Telemetry
+from aichats_worker.telemetry.counting import Telemetry
 
 log = structlog.get_logger(__name__)
 

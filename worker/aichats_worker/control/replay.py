@@ -92,8 +92,7 @@ class Replay:
                 if self._pull is None:
                     await self._open()
                 if self._pull is not None and not self._pull.outstanding:
-                    largest = self._mail.nc.max_payload + BATCH_MAX_BYTES
-                    await self._pull.ask(BATCH_MAX, max_bytes=largest)
+                    await self._ask(self._pull)
             except NatsError:
                 self._forget()
                 tries += 1
@@ -102,6 +101,12 @@ class Replay:
                 await asyncio.sleep(PAUSE_SECONDS)
             else:
                 return
+
+    async def _ask(self, pull: Pull) -> None:
+        if pull.starved:  # stored when the broker's limit was larger: asked for in the same way, it would never come
+            await pull.ask(1)
+        else:
+            await pull.ask(BATCH_MAX, max_bytes=self._mail.nc.max_payload + BATCH_MAX_BYTES)
 
     async def _open(self) -> None:
         name = f"resume-{new_id()}"

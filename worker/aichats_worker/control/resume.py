@@ -32,7 +32,7 @@ from aichats_worker.request.call import Call
 from aichats_worker.request.events import Envelope, error_data, error_headers
 from aichats_worker.request.runs import Run
 from aichats_worker.request.watch import Watch
-from aichats_worker.telemetry import Telemetry
+from aichats_worker.telemetry.counting import Telemetry
 
 log = structlog.get_logger(__name__)
 
@@ -83,6 +83,11 @@ class Resumes:
         self._watch = watch
         self._telemetry = telemetry
         self._runs: dict[asyncio.Task[None], Run] = {}
+
+    @property
+    def running(self) -> int:
+        """How many are served now; each has a consumer of its own at the broker."""
+        return len(self._runs)
 
     async def start(self) -> None:
         """Subscribe."""

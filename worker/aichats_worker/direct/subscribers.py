@@ -19,7 +19,7 @@ from aichats_worker.request.outcome import Outcome
 from aichats_worker.request.reply import Ask, Reply
 from aichats_worker.request.runs import Run
 from aichats_worker.request.watch import Watch
-from aichats_worker.telemetry import Telemetry
+from aichats_worker.telemetry.counting import Telemetry
 
 CoreMode = Literal["req", "ask"]
 MODES: tuple[CoreMode, ...] = ("req", "ask")

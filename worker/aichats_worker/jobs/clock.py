@@ -43,6 +43,13 @@ class BrokerClock:
         """The broker's time, in seconds since 1970."""
         return time.time() if self._ahead is None else time.monotonic() + self._ahead
 
+    def trouble(self) -> str:
+        """Say that this machine's clock is off; nothing where it is right, or nobody has said yet what time it is."""
+        seconds = self.offset()
+        if abs(seconds) <= OFF_MAX_SECONDS:
+            return ""
+        return f"this machine's clock is {abs(seconds):.1f} s {'ahead of' if seconds > 0 else 'behind'} the broker's"
+
     def offset(self) -> float:
         """By how many seconds this machine's clock is ahead of the broker's."""
         return time.time() - self.now()

@@ -10,14 +10,13 @@ from typing import Final
 import structlog
 from nats.errors import Error as NatsError
 
+from aichats_schemas.subjects import Kind
 from aichats_worker.errors import (
     Abandoned,
     Cancelled,
     DeadlineExceeded,
     JobLost,
-    Overloaded,
     ShuttingDown,
-    TooLarge,
     WorkerError,
 )
 from aichats_worker.jobs.finish import REMOVED_SECONDS, Ending
@@ -27,6 +26,7 @@ from aichats_worker.jobs.writing import JobWriter
 from aichats_worker.request.call import Call
 from aichats_worker.request.outcome import Completed, Outcome
 from aichats_worker.request.runs import Run
+from aichats_worker.telemetry.counting import AttemptResult
 
 log = structlog.get_logger(__name__)
 
@@ -67,6 +67,7 @@ class Desk:
         rules: When it is tried again.
         now: The broker's time, in seconds since 1970.
         budget: How long a job may take, queue wait included, in seconds.
+        attempted: Counts an attempt by what came of it.
     """
 
     queue: Queue
@@ -74,6 +75,7 @@ class Desk:
     rules: Rules
     now: Callable[[], float]
     budget: Callable[[Call], float]
+    attempted: Callable[[Kind, AttemptResult], object]
 
 
 class JobDelivery:
@@ -114,19 +116,21 @@ class JobDelivery:
             self._writer.close()
 
     async def elsewhere(self) -> None:
-        """A job has its slot before its attempt begins."""
-        raise Overloaded("all slots are taken; try again")
+        """A job has its slot before its attempt begins, or its time is over."""
+        raise DeadlineExceeded("queue", self._desk.budget(self.call))
 
     async def settle(self, run: Run, outcome: Outcome) -> Outcome:
         """Bring the job to its one end, or give it back."""
         assert self._writer is not None, "opened() comes first"  # noqa: S101
         try:
             await self._settle(self._writer, outcome, run)
-        except TooLarge as error:
+        except WorkerError as error:  # the end, or what was joined before it, cannot be stored as it is
             outcome = run.charged(error)
             await self._settle(self._writer, outcome, run)
         except JobLost as lost:
             outcome = lost
+        if isinstance(outcome, JobLost):
+            self._attempted("lost")
         if isinstance(outcome, Abandoned) and self._record.copies is not None:
             self._record.copies.abandon()
         return outcome
@@ -135,8 +139,10 @@ class JobDelivery:
         if isinstance(outcome, Completed):
             end = await writer.done(outcome)
             await self._desk.finish.end(self._job, self._record, end, stored=_told(run, outcome))
+            self._attempted("done")
         elif isinstance(outcome, ShuttingDown):
             await self._give_back(writer, b'"given_back"', self._record.mark.failed, 0)
+            self._attempted("given_back")
         elif isinstance(outcome, WorkerError):
             await self._failed(writer, outcome, run)
 
@@ -145,13 +151,19 @@ class JobDelivery:
         if isinstance(error, Cancelled):
             await writer.quiet()
             await self._desk.finish.end(self._job, self._record, error, failed=before, stored=stored)
+            self._attempted("cancelled")
             return
         delay = self._delay(error, before + 1)
         if delay is not None:
             await self._give_back(writer, b'"retrying"', before + 1, delay)
+            self._attempted("retrying")
         else:
             await writer.flush()
             await self._desk.finish.end(self._job, self._record, error, failed=before + 1, stored=stored)
+            self._attempted("failed")
+
+    def _attempted(self, result: AttemptResult) -> None:
+        self._desk.attempted(self.call.kind, result)
 
     def _delay(self, error: WorkerError, failed: int) -> float | None:
         """Return the wait before the next attempt; None where this was the last one."""

@@ -1,7 +1,7 @@
 """Fetches jobs of one kind: no more than there are free slots, and never in a hot loop."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
 
@@ -10,6 +10,7 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from aichats_schemas.subjects import Kind
+from aichats_worker.jobs.lease import Leases
 from aichats_worker.jobs.mailbox import Mailbox
 from aichats_worker.jobs.pull import Pull
 from aichats_worker.jobs.streams import consumer_name
@@ -17,9 +18,13 @@ from aichats_worker.request.slots import Slots
 
 log = structlog.get_logger(__name__)
 
+Keep = Callable[[str, Callable[[], Awaitable[None]]], "asyncio.Task[None]"]
+
 REQUEST_SECONDS: Final = 5.0
 # What was asked for and meets a worker that core requests have filled meanwhile is to be little.
 BATCH_MAX: Final = 64
+# Where ends cannot be completed, their slots are free all the same: what more there is stays in the queue.
+HERE_PER_SLOT: Final = 2
 PAUSE_SECONDS: Final = 1.0
 STOP_TIMEOUT_SECONDS: Final = 1.0
 
@@ -31,28 +36,37 @@ class Fetching:
         mail: Where they come.
         kind: `text` or `image`.
         slots: Of the kind.
+        leases: The jobs that are here, those included whose slot is free again and whose end is not complete yet.
         received: Gets each job as it comes; must not wait.
     """
 
-    def __init__(self, mail: Mailbox, kind: Kind, slots: Slots, received: Callable[[Msg], object]) -> None:
+    def __init__(
+        self, mail: Mailbox, kind: Kind, slots: Slots, leases: Leases, received: Callable[[Msg], object]
+    ) -> None:
         self._kind = kind
         self._slots = slots
+        self._leases = leases
         self._received = received
         self._changed = asyncio.Event()
         self._told = ""
         self._pull = Pull(mail, mail.bus.subjects.jobs_stream, consumer_name(kind), self._got, seconds=REQUEST_SECONDS)
         self._task: asyncio.Task[None] | None = None
         slots.follow(self._changed.set)
+        leases.tell(self._changed.set)
 
     @property
     def trouble(self) -> str | None:
         """Why no jobs can be fetched; None where they can."""
         return self._pull.trouble
 
-    def start(self) -> None:
-        """Begin to fetch."""
+    def start(self, keep: Keep) -> None:
+        """Begin to fetch.
+
+        Args:
+            keep: Runs what it is given as long as the worker lives.
+        """
         self._changed.set()  # what waits in the queue by now waits for nothing else
-        self._task = asyncio.create_task(self._fetch(), name=f"fetch-{self._kind}")
+        self._task = keep(f"fetch-{self._kind}", self._fetch)
 
     def again(self) -> None:
         """After a reconnect: the broker has forgotten what was asked."""
@@ -67,8 +81,10 @@ class Fetching:
 
     def _got(self, message: Msg | None) -> None:
         self._changed.set()
-        if message is not None:
+        if self._told and self._pull.trouble is None:
             self._told = ""
+            log.info("jobs are fetched again", kind=self._kind)
+        if message is not None:
             self._received(message)
 
     async def _fetch(self) -> None:
@@ -81,7 +97,8 @@ class Fetching:
             if self._pull.trouble is not None:
                 self._tell(self._pull.trouble)
                 await asyncio.sleep(PAUSE_SECONDS)
-            batch = min(self._slots.free, BATCH_MAX)
+            here = HERE_PER_SLOT * self._slots.count - self._leases.count(self._kind)
+            batch = min(self._slots.free, BATCH_MAX, here)
             if batch > 0 and not self._pull.outstanding:
                 await self._ask(batch)
 

@@ -21,6 +21,8 @@ from aichats_worker.jobs.queue import Job, Queue
 from aichats_worker.jobs.record import Record
 from aichats_worker.jobs.records import Records
 from aichats_worker.request.events import error_data, error_headers
+from aichats_worker.telemetry.counting import Telemetry
+from aichats_worker.telemetry.logs import Said
 
 log = structlog.get_logger(__name__)
 
@@ -46,13 +48,16 @@ class Ending:
         mail: How the broker is asked.
         queue: Where they leave.
         records: Where their ends are.
+        telemetry: Counts the letters.
     """
 
-    def __init__(self, mail: Mailbox, queue: Queue, records: Records) -> None:
+    def __init__(self, mail: Mailbox, queue: Queue, records: Records, telemetry: Telemetry) -> None:
         self._nc = mail.nc
         self._queue = queue
         self._records = records
         self._letters = DeadLetters(mail.bus)
+        self._telemetry = telemetry
+        self._said = Said()
 
     async def end(
         self,
@@ -90,11 +95,11 @@ class Ending:
         if end.mark.job != job.seq:
             # Of an earlier job of this id, which left the queue after its letter: its record is this one's answer too.
             if copies is not None:
-                await self._repeated(lambda: self._records.replay(job.call, copies))
+                await _copied(self._repeated(lambda: self._records.replay(job.call, copies)))
             await self._leave(job, None)
             return
         if copies is not None:
-            await copies.end(end.payload, end.headers)
+            await _copied(copies.end(end.payload, end.headers))
         error = end.data if end.type == "error" else None
         await self._leave(job, error and _letter(error["code"], error["message"], end.mark.failed))
 
@@ -106,6 +111,7 @@ class Ending:
         """Keep the letter, then remove the job: whoever dies in between leaves a job that is delivered again."""
         if letter is not None:
             await self._repeated(lambda: self._write(job, letter))
+            self._telemetry.dead_letter(job.call.kind)
         await self._repeated(lambda: self._queue.remove(job, None if letter is None else letter.reason))
 
     async def _write(self, job: Job, letter: Letter) -> None:
@@ -122,11 +128,23 @@ class Ending:
             except NatsError as error:
                 if self._nc.is_closed:
                     raise JobLost from None  # the next worker goes on
-                log.warning("a job's end is not complete yet", error=str(error) or type(error).__name__)
+                reason = str(error) or type(error).__name__
+                if self._said.is_new(reason):
+                    log.warning("jobs' ends are not complete yet", reason=reason)
             else:
+                if pause > PAUSE_MIN_SECONDS and self._said.forget():
+                    log.info("jobs' ends are complete again")
                 return
             await asyncio.sleep(pause)
             pause = min(2 * pause, PAUSE_MAX_SECONDS)
+
+
+async def _copied(copying: Awaitable[None]) -> None:
+    """Copy what can be copied: the record is what counts, and a copy that is refused keeps no job in the queue."""
+    try:
+        await copying
+    except WorkerError as error:
+        log.warning("a job's events are not copied to its reply_to", error=error.message)
 
 
 def _letter(code: str, reason: str, attempts: int) -> Letter | None:

@@ -5,8 +5,9 @@ No more than that: whether a job is still ours its record says.
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Final
 
 import structlog
@@ -14,6 +15,7 @@ from nats.errors import Error as NatsError
 
 from aichats_schemas.subjects import Kind
 from aichats_worker.jobs.queue import Job, Queue
+from aichats_worker.telemetry.logs import Said
 
 log = structlog.get_logger(__name__)
 
@@ -35,22 +37,21 @@ class Leases:
         self._ack_wait: dict[Kind, float] = {}
         self._held: dict[int, tuple[Job, float]] = {}
         self._checks: dict[int, Check] = {}
-        self._task: asyncio.Task[None] | None = None
+        self._said = Said()
+        self._counts: Counter[Kind] = Counter()
+        self._released: list[Callable[[], object]] = []
 
     def follow(self, kind: Kind, ack_wait_seconds: float) -> None:
         """Go by what the kind's consumer has now."""
         self._ack_wait[kind] = ack_wait_seconds
 
-    def start(self) -> None:
-        """Begin to renew."""
-        self._task = asyncio.create_task(self._renew(), name="leases")
+    def tell(self, released: Callable[[], object]) -> None:
+        """Have `released` called after each job that is let go."""
+        self._released.append(released)
 
-    async def stop(self) -> None:
-        """Renew no more."""
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+    def count(self, kind: Kind) -> int:
+        """Return how many jobs of a kind are in work here, or wait for the end of their end."""
+        return self._counts[kind]
 
     def holds(self, job: Job) -> bool:
         """Say whether a job is in work here, under whatever delivery."""
@@ -60,17 +61,22 @@ class Leases:
     def held(self, job: Job) -> Iterator[None]:
         """Renew a job's lease until the block ends."""
         self._held[job.seq] = job, time.monotonic()
+        self._counts[job.call.kind] += 1
         try:
             yield
         finally:
+            self._counts[job.call.kind] -= 1
             self._held.pop(job.seq, None)
             self._checks.pop(job.seq, None)
+            for released in self._released:
+                released()
 
     def check(self, job: Job, check: Check) -> None:
         """Have it looked at whether a job that is held is still ours, where its lease was renewed too late."""
         self._checks[job.seq] = check
 
-    async def _renew(self) -> None:
+    async def run(self) -> None:
+        """Renew what is held, until cancelled."""
         while True:
             interval = min(self._ack_wait.values(), default=1.0) / RENEWALS_PER_ACK_WAIT
             await asyncio.sleep(min(interval / 2, TICK_MAX_SECONDS))
@@ -89,4 +95,5 @@ class Leases:
                 self._held[job.seq] = job, time.monotonic()
                 await self._queue.keep(job)
         except NatsError as error:
-            log.warning("a job's lease is not renewed", error=type(error).__name__)
+            if self._said.is_new(type(error).__name__):
+                log.warning("a job's lease is not renewed", error=type(error).__name__)

@@ -24,6 +24,7 @@ from aichats_schemas.subjects import (
     is_token,
 )
 from aichats_worker.broker.bus import Bus
+from aichats_worker.jobs.messages import MESSAGE_TOO_LARGE
 from aichats_worker.request.call import Call
 from aichats_worker.text import ascii_line
 
@@ -107,26 +108,42 @@ class DeadLetters:
         Raises:
             nats.errors.Error: It is not stored: the caller writes it again.
         """
-        tenant = call.tenant if is_token(call.tenant) else NO_TENANT
-        left_out = {} if tenant == call.tenant else {"tenant": "its tenant is none"}
-        kept = _kept(call.headers)
-        if _size(kept) > JOB_HEADERS_MAX_BYTES:
-            left_out["headers"] = f"its headers of {_size(kept)} bytes do not fit and are left out"
-            kept = {}
-        body = call.body
-        # nats-py does not count headers against max_payload, and then closes the connection for good.
-        if len(body) + _size(kept) + HEADERS_MAX_BYTES > self._bus.nc.max_payload:
-            left_out["body"] = f"its body of {len(body)} bytes does not fit and is left out"
-            body = b""
-        sentence = " ".join([*(f"({why})" for why in left_out.values()), reason])
-        headers = kept | {
-            DEAD_REASON: ascii_line(sentence, REASON_MAX_CHARS),
+        said = {
+            DEAD_REASON: reason,
             DEAD_CODE: code,
             DEAD_ATTEMPTS: str(attempts),
             DEAD_TIME: datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-            # Nobody else publishes here: no tenant can take this id first.
-            MSG_ID: f"{call.kind}.{tenant}.{call.id}.{stream_seq}",
         }
+        # nats-py does not count headers against max_payload, and then closes the connection for good.
+        room = self._bus.nc.max_payload - HEADERS_MAX_BYTES
+        try:
+            await self._store(call, stream_seq, said, room)
+        except APIError as error:
+            if error.err_code != MESSAGE_TOO_LARGE:
+                raise
+            await self._store(call, stream_seq, said, 0)  # than the stream takes: what is left is told in a few bytes
+
+    async def _store(self, call: Call, stream_seq: int, said: dict[str, str], room: int) -> None:
+        """Store what of a job fits so many bytes, and what is said of it."""
+        tenant = call.tenant if is_token(call.tenant) else NO_TENANT
+        left_out = {} if tenant == call.tenant else {"tenant": "its tenant is none"}
+        kept, body = _kept(call.headers), call.body
+        if _size(kept) > min(room, JOB_HEADERS_MAX_BYTES):
+            left_out["headers"] = f"its headers of {_size(kept)} bytes do not fit and are left out"
+            kept = {}
+        if body and len(body) + _size(kept) > room:
+            left_out["body"] = f"its body of {len(body)} bytes does not fit and is left out"
+            body = b""
+        sentence = " ".join([*(f"({why})" for why in left_out.values()), said[DEAD_REASON]])
+        headers = (
+            kept
+            | said
+            | {
+                DEAD_REASON: ascii_line(sentence, REASON_MAX_CHARS),
+                # Nobody else publishes here: no tenant can take this id first.
+                MSG_ID: f"{call.kind}.{tenant}.{call.id}.{stream_seq}",
+            }
+        )
         if left_out:
             headers[DEAD_LEFT_OUT] = ",".join(left_out)
         subject = self._bus.subjects.dead(call.kind, tenant, call.id)

@@ -9,9 +9,11 @@ from typing import Any, Final
 from nats.js.errors import APIError, NotFoundError
 
 from aichats_worker.jobs.mailbox import Mailbox, judged
+from aichats_worker.telemetry.logs import Said
 
 WRONG_SEQUENCE: Final = 10071  # somebody else has written to the subject
 NO_MESSAGE: Final = 10037
+MESSAGE_TOO_LARGE: Final = 10054  # more than the stream's max_msg_size
 EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
 
 
@@ -44,11 +46,15 @@ class Messages:
     Args:
         mail: How the broker is asked.
         stream: Its name.
+
+    Attributes:
+        said: What the log was told of it lately: all that write to it fail for one reason.
     """
 
     def __init__(self, mail: Mailbox, stream: str) -> None:
         self._mail = mail
         self.stream = stream
+        self.said = Said()
 
     @property
     def max_payload(self) -> int:

@@ -22,6 +22,7 @@ class Pull:
     Attributes:
         outstanding: How many may still come for the request that stands.
         trouble: What was wrong when the last request ended; None where it ended as it should.
+        starved: The last request ended without a message, since the first one was larger than its `max_bytes`.
     """
 
     def __init__(
@@ -36,6 +37,8 @@ class Pull:
         self._ends = 0.0
         self.outstanding = 0
         self.trouble: str | None = None
+        self.starved = False
+        self._came = False
         mail.deliver(consumer, self._got)
 
     def close(self) -> None:
@@ -50,7 +53,7 @@ class Pull:
             nats.errors.Error: It could not be sent.
         """
         self._end()
-        self.trouble = None
+        self.trouble, self.starved, self._came = None, False, False
         self._inbox = self._mail.open(self._told)
         self._ends = time.monotonic() + self._seconds + ASK_TIMEOUT_SECONDS
         self.outstanding = batch
@@ -69,6 +72,7 @@ class Pull:
         self._end()
 
     def _got(self, message: Msg) -> None:
+        self._came = True
         self.outstanding = max(0, self.outstanding - 1)
         if not self.outstanding:
             self._end()
@@ -80,6 +84,7 @@ class Pull:
         if status == "100":
             return
         self._end()
+        self.starved = "MaxBytes" in description and not self._came
         fine = status in ("404", "408") or "MaxBytes" in description or "Completed" in description
         self.trouble = None if fine else f"{status} {description}".strip()
         self._received(None)

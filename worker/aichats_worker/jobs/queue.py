@@ -46,6 +46,21 @@ def delivered(message: Msg, kind: Kind) -> Job:
     return Job(call, stamp.stream_seq, stamp.time, stamp.delivery, message.reply)
 
 
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What the queue holds of one kind, as the broker said it last: every worker sees the same.
+
+    Attributes:
+        waiting: Jobs that nobody has fetched yet.
+        taken: Jobs that run, or wait for their next attempt.
+        oldest_seconds: How long the first of those that wait has waited; 0 for none.
+    """
+
+    waiting: int = 0
+    taken: int = 0
+    oldest_seconds: float = 0.0
+
+
 class Queue:
     """The jobs' stream.
 
@@ -71,6 +86,15 @@ class Queue:
                 call = job_call(message.subject, kind, headers=message.headers, body=message.data)
                 found.append(Job(call, message.seq, message.time))
         return found
+
+    async def oldest(self, kind: Kind, seq: int) -> float | None:
+        """Return when the first job of a kind from a place on was stored, in seconds since 1970; None for none.
+
+        Raises:
+            nats.errors.Error: It cannot be found out.
+        """
+        message = await self._messages.next(self._subjects.job(kind), seq)
+        return None if message is None else message.time
 
     async def remove(self, job: Job, reason: str | None = None) -> None:
         """Take a job out of the queue, confirmed. One that is not there any more is no error.

@@ -6,17 +6,19 @@ Whoever the broker refuses has lost the job. No clock is asked.
 import asyncio
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
 import structlog
+from nats.errors import ConnectionReconnectingError, MaxPayloadError, NoRespondersError
 from nats.errors import Error as NatsError
-from nats.errors import MaxPayloadError
+from nats.js.errors import APIError
 
 from aichats_worker.errors import JobLost, TooLarge, WorkerError
 from aichats_worker.jobs.copies import Copies
 from aichats_worker.jobs.entries import MARK, Mark, own_headers, read_mark
-from aichats_worker.jobs.messages import Fenced, Messages
+from aichats_worker.jobs.messages import MESSAGE_TOO_LARGE, Fenced, Messages
 from aichats_worker.request.events import Envelope
 
 log = structlog.get_logger(__name__)
@@ -24,11 +26,12 @@ log = structlog.get_logger(__name__)
 STORE_TIMEOUT_SECONDS: Final = 2.0
 PAUSE_MIN_SECONDS: Final = 0.1
 PAUSE_MAX_SECONDS: Final = 2.0
-MESSAGE_TOO_LARGE: Final = 10054  # more than the stream's max_msg_size
 # A word that took so long to come may have waited in the socket of a process that was frozen meanwhile.
 STALE_SECONDS: Final = 1.0
 # The mark, the fence and an error's own headers: what an event's body must leave free in a message.
 HEADERS_MAX_BYTES: Final = 512
+# After these it is known that nothing was stored; after all others, such as no answer, it is not.
+NOT_STORED: Final = (NoRespondersError, ConnectionReconnectingError, APIError)
 
 
 class Record:
@@ -44,12 +47,17 @@ class Record:
     Attributes:
         attempt: The number of the attempt that it writes, or ends.
         copies: Get each event once it is stored; None where the job names no `reply_to`.
+        events: How many it has stored.
+        bytes: Of those events.
+        unsure: Whether an event that is not confirmed may be stored.
     """
 
     def __init__(self, messages: Messages, subject: str, mark: Mark, envelope: Envelope, last_seq: int) -> None:
         self.mark = mark
         self.attempt = envelope.attempt
         self.copies: Copies | None = None
+        self.events = self.bytes = 0
+        self.unsure = False
         self._messages = messages
         self._subject = subject
         self._envelope = envelope
@@ -95,7 +103,8 @@ class Record:
             TooLarge: The broker takes no event of this size; none is stored.
             nats.errors.Error: It could not be stored in `tries_max` tries.
         """
-        await self._until_stored(tries_max)
+        with suppress(TooLarge):  # of an attempt that was broken off: it is closed without it
+            await self._until_stored(tries_max)
         mark = self.mark if failed is None else replace(self.mark, failed=failed)
         self._pending = self._envelope.event(kind, data), {**(headers or {}), MARK: str(mark)}
         await self._until_stored(tries_max)
@@ -125,11 +134,20 @@ class Record:
                     self._pending = None
                     raise TooLarge("max_payload: the broker takes no event of this size any more") from None
                 tries += 1
+                self.unsure = self.unsure or not isinstance(error, NOT_STORED)
                 if tries == tries_max:
                     raise
-                log.warning("a job's event is not stored yet", error=str(error) or type(error).__name__)
+                self._tell(error)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, PAUSE_MAX_SECONDS)
+        if tries and self._messages.said.forget():
+            log.info("jobs' events are stored again")
+
+    def _tell(self, error: NatsError) -> None:
+        """One line for each reason, not for each job and try."""
+        reason = str(error) or type(error).__name__
+        if self._messages.said.is_new(reason):
+            log.warning("jobs' events are not stored yet", stream=self._messages.stream, reason=reason)
 
     async def _store(self, payload: bytes, headers: dict[str, str]) -> None:
         """Send it once. Sent again it is stored once all the same: the fence lets one of them pass."""
@@ -168,7 +186,10 @@ class Record:
     def _stored(self, seq: int) -> None:
         self._last_seq = seq
         self._envelope.seq += 1
+        self.events += 1
+        self.bytes += len(self._pending[0]) if self._pending is not None else 0
         self._pending = None
+        self.unsure = False
 
     async def _caught_up(self) -> bool:
         """Walk over what is stored behind our last event. False where the record is somebody else's.

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Final
 
+from nats.errors import Error as NatsError
+
 from aichats_schemas.subjects import new_id
 from aichats_worker.errors import JobLost
 from aichats_worker.jobs.copies import Copies
@@ -33,6 +35,13 @@ class Exhausted:
     record: Record
 
 
+@dataclass(frozen=True, slots=True)
+class Unsure:
+    """The broker did not say whether the attempt's first event is stored: none was made, and it must not count."""
+
+    record: Record
+
+
 class Taken:
     """The id is a job's of the other kind."""
 
@@ -41,7 +50,7 @@ class Elsewhere:
     """The attempt of a later delivery runs, or this delivery's own runs elsewhere: it is not for us."""
 
 
-Start = Record | Ended | Exhausted | Taken | Elsewhere
+Start = Record | Ended | Exhausted | Unsure | Taken | Elsewhere
 
 
 class Records:
@@ -144,6 +153,10 @@ class Records:
                 await start.append(b"status", b'"started"', tries_max=BEGIN_TRIES_MAX)
             except JobLost:
                 place = await self.place(job.call)
+            except NatsError:
+                if not start.unsure:
+                    raise
+                return Unsure(start)
             else:
                 return start
         return Elsewhere()

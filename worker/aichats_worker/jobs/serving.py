@@ -4,23 +4,23 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
 import structlog
 from faststream.nats import NatsBroker
 from nats.errors import Error as NatsError
 
 from aichats_schemas.subjects import KINDS, Kind
-from aichats_worker.jobs.fetching import Fetching
+from aichats_worker.jobs.fetching import Fetching, Keep
 from aichats_worker.jobs.mailbox import Mailbox
+from aichats_worker.jobs.queue import Backlog
 from aichats_worker.jobs.streams import consumer_name
 from aichats_worker.jobs.work import Jobs
 from aichats_worker.request.call import MODELS
 from aichats_worker.request.slots import Slots
 
 log = structlog.get_logger(__name__)
-
-Keep = Callable[[str, Callable[[], Awaitable[None]]], "asyncio.Task[None]"]
 
 RETRY_SECONDS: Final = 5.0
 LOOK_SECONDS: Final = 5.0  # at the consumers: what their ack_wait is now, and what time it is for the broker
@@ -52,7 +52,9 @@ class Serving:
         self._opened = opened
         self._fetching: list[Fetching] = []
         self._task: asyncio.Task[None] | None = None
+        self._keep: Keep
         self._told = ""
+        self._backlog: dict[Kind, Backlog] = {}
         self.served = asyncio.Event()
 
     def start(self, keep: Keep) -> None:
@@ -61,6 +63,8 @@ class Serving:
         Args:
             keep: Runs what it is given as long as the worker lives.
         """
+        keep("leases", self._jobs.leases.run)
+        self._keep = keep
         self._task = keep("serve-jobs", self._serve)
 
     def again(self) -> None:
@@ -74,8 +78,18 @@ class Serving:
             return "jobs are not served yet"
         return next((fetching.trouble for fetching in self._fetching if fetching.trouble), None)
 
+    def clock_offset(self) -> float:
+        """Return by how many seconds this machine's clock is ahead of the broker's."""
+        return self._jobs.clock.offset()
+
+    def backlog(self, kind: Kind) -> Backlog:
+        """Return what the queue holds of a kind, as it was a few seconds ago."""
+        return self._backlog.get(kind, Backlog())
+
     async def leave(self) -> None:
         """Fetch no more jobs; one that comes while this waits is given back, one that was just taken is run."""
+        if self.served.is_set():
+            log.info("jobs are not taken any more")
         self._jobs.leave()
         if self._task is not None:
             self._task.cancel()
@@ -85,10 +99,6 @@ class Serving:
             await self._intake.stop()
         except (NatsError, TimeoutError) as error:
             log.warning("jobs left without the broker's word", error=type(error).__name__)
-
-    async def stop(self) -> None:
-        """Let go of what is left, after all jobs have ended."""
-        await self._jobs.leases.stop()
 
     async def _serve(self) -> None:
         if not self.served.is_set():
@@ -101,9 +111,8 @@ class Serving:
     async def _begin(self) -> None:
         while not await self._open():  # noqa: ASYNC110 - nothing tells when JetStream is there
             await asyncio.sleep(RETRY_SECONDS)
-        self._jobs.leases.start()
         for fetching in self._fetching:
-            fetching.start()
+            fetching.start(self._keep)
         self.served.set()
         log.info("jobs are served")
 
@@ -128,10 +137,11 @@ class Serving:
         self._told = reason
 
     def _fetch(self, kind: Kind) -> Fetching:
-        return Fetching(self._intake, kind, self._slots[kind], lambda message: self._jobs.received(message, kind))
+        received = partial(self._jobs.received, kind=kind)
+        return Fetching(self._intake, kind, self._slots[kind], self._jobs.leases, received)
 
     async def _look(self) -> None:
-        """Learn the consumers' ack_wait, and the broker's time.
+        """Learn the consumers' ack_wait, the broker's time, and what waits.
 
         Raises:
             nats.errors.Error: The broker does not say.
@@ -142,6 +152,14 @@ class Serving:
             info = await self._jobs.mail.api(call)
             self._jobs.clock.learn(info["ts"], asked, time.monotonic())
             self._jobs.leases.follow(kind, info["config"]["ack_wait"] / 1e9)
+            self._backlog[kind] = await self._backlog_of(kind, info)
+
+    async def _backlog_of(self, kind: Kind, info: Mapping[str, Any]) -> Backlog:
+        waiting, stored = info["num_pending"], None
+        if waiting:
+            stored = await self._jobs.queue.oldest(kind, info["delivered"]["stream_seq"] + 1)
+        age = 0.0 if stored is None else max(0.0, self._jobs.clock.now() - stored)
+        return Backlog(waiting, info["num_ack_pending"], age)
 
 
 def describe(broker: NatsBroker, subjects_job: Callable[[Kind], str]) -> None:

@@ -17,13 +17,14 @@ from aichats_worker.jobs.lease import Leases
 from aichats_worker.jobs.mailbox import Mailbox
 from aichats_worker.jobs.queue import Job, Queue, delivered
 from aichats_worker.jobs.record import Record
-from aichats_worker.jobs.records import Elsewhere, Ended, Exhausted, Records, Start, Taken
+from aichats_worker.jobs.records import Elsewhere, Ended, Exhausted, Records, Start, Taken, Unsure
 from aichats_worker.request.call import Call
 from aichats_worker.request.events import Envelope, error_data, error_headers
 from aichats_worker.request.executor import Executor
 from aichats_worker.request.runs import Run
 from aichats_worker.request.watch import Watch
-from aichats_worker.telemetry import Telemetry
+from aichats_worker.telemetry.counting import Telemetry
+from aichats_worker.telemetry.logs import Said
 
 log = structlog.get_logger(__name__)
 
@@ -49,14 +50,22 @@ class Jobs:
         self.mail = mail
         self.queue = Queue(mail)
         self.records = Records(mail, rules.attempts_max)
-        self.finish = Ending(mail, self.queue, self.records)
+        self.finish = Ending(mail, self.queue, self.records, telemetry)
         self.leases = Leases(self.queue)
-        self._desk = Desk(self.queue, self.finish, rules, now=self.clock.now, budget=executor.budget_seconds)
+        self._desk = Desk(
+            self.queue,
+            self.finish,
+            rules,
+            now=self.clock.now,
+            budget=executor.budget_seconds,
+            attempted=telemetry.attempt,
+        )
         self._rule = mail.bus.rule
         self._executor = executor
         self._watch = watch
         self._telemetry = telemetry
         self._leaving = False
+        self._said = Said()
 
     def leave(self) -> None:
         """Run no more: what still comes is given back."""
@@ -65,6 +74,8 @@ class Jobs:
     def received(self, message: Msg, kind: Kind) -> None:
         """Take a job in. Its slot is taken now: whoever looks next sees what is free."""
         job = delivered(message, kind)
+        if job.delivery > 1:
+            self._telemetry.redelivered(kind)
         has_slot = not self._leaving and self._executor.slots[kind].take()
         self._executor.runs.spawn(self._take(job, has_slot), f"job:{job.call.id}")
 
@@ -76,7 +87,7 @@ class Jobs:
                 held.callback(slots.give_back)
             try:
                 if self._leaving:
-                    await self.queue.give_back(job)
+                    await self._give_back(job)
                 elif not self._may_reply(call):
                     await self._refuse(job)
                 else:
@@ -93,34 +104,51 @@ class Jobs:
         run, runs = Run(job.call), self._executor.runs
         if not runs.claim(run):
             if not self.leases.holds(job):  # its own run goes on, and keeps it
-                await self.queue.give_back(job, TURN_SECONDS)
+                await self._give_back(job, TURN_SECONDS)
             return
         try:
             with self.leases.held(job):
-                if not has_slot:
-                    if not await self._slot(job):
-                        await self.queue.give_back(job)
-                        return
+                if not has_slot and await self._slot(job):
+                    has_slot = True
                     held.callback(self._executor.slots[job.call.kind].give_back)
-                await self._attempt(job, run, held)
+                if not has_slot and self._left(job) > 0:
+                    await self._give_back(job)
+                    return
+                await self._attempt(job, run, held, has_slot=has_slot)
         finally:
             runs.release(run)
             run.end(JobLost())  # where it has run, it has said already how it ended
 
     async def _slot(self, job: Job) -> bool:
         """Wait a moment for a slot, and no longer than the job has time: then another worker may have one."""
-        left = self._executor.budget_seconds(job.call) - (self.clock.now() - job.submitted)
-        return await self._executor.slots[job.call.kind].wait(min(PATIENCE_SECONDS, left))
+        return await self._executor.slots[job.call.kind].wait(min(PATIENCE_SECONDS, self._left(job)))
 
-    async def _attempt(self, job: Job, run: Run, held: ExitStack) -> None:
+    def _left(self, job: Job) -> float:
+        """How many seconds of its budget a job has still."""
+        return self._executor.budget_seconds(job.call) - (self.clock.now() - job.submitted)
+
+    async def _give_back(self, job: Job, delay_seconds: float = 0) -> None:
+        """Give back what was not begun, unless a later delivery was: the broker would take the job from that one.
+
+        It goes by the job, and not by the delivery: one out of an old socket stands for the one that is at work.
+        """
+        entry = (await self.records.place(job.call)).entry
+        if entry is None or entry.mark.job != job.seq or entry.mark.delivery < job.delivery:
+            await self.queue.give_back(job, delay_seconds)
+
+    async def _attempt(self, job: Job, run: Run, held: ExitStack, *, has_slot: bool) -> None:
+        """Begin an attempt and run it; without a slot it ends at once, since its time is over."""
         copies = self.copies(job)
         try:
             start = await self.records.begin(job, copies)
         except NatsError as error:
-            log.warning("a job's record cannot be written", id=job.call.id, error=str(error) or type(error).__name__)
+            reason = str(error) or type(error).__name__
+            if self._said.is_new(reason):
+                log.warning("a job's record cannot be written", id=job.call.id, reason=reason)
             await self.queue.give_back(job, RECORD_AWAY_SECONDS)
             return
         if not isinstance(start, Record):
+            held.close()  # the provider is not asked: what may take as long as the broker is away needs no slot
             await self._otherwise(job, start, copies)
             return
         started = job.of_attempt(start.attempt)
@@ -131,7 +159,7 @@ class Jobs:
                 copies.ours = lambda: _still_ours(start, run)
                 kept.enter_context(self._watch.kept(copies))
             held.pop_all()  # the executor gives the slot back, before the end is stored
-            await self._executor.serve(JobDelivery(started, start, self._desk), run, has_slot=True)
+            await self._executor.serve(JobDelivery(started, start, self._desk), run, has_slot=has_slot)
 
     async def _otherwise(self, job: Job, start: Start, copies: Copies | None) -> None:
         if isinstance(start, Ended):
@@ -142,6 +170,10 @@ class Jobs:
             error = Internal(f"a worker ended in the middle of the last of {failed} attempts; submit the job again")
             await self.finish.end(job, start.record, error, failed=failed)
             log.warning("job ended for a worker that died", id=job.call.id, attempts=failed)
+        elif isinstance(start, Unsure):
+            # Behind a beginning that may be there: else the next worker takes it for one of a worker that died.
+            await start.record.append(b"status", b'"given_back"')
+            await self.queue.give_back(job)
         elif isinstance(start, Taken):
             log.warning("job dropped: its id is taken", id=job.call.id)
             await self.finish.refuse(job, Duplicate("this id is taken by a job of the other kind; use another id"))

@@ -6,12 +6,14 @@ from typing import Final
 
 import orjson
 
-from aichats_worker.errors import Abandoned, Internal, WorkerError
+from aichats_worker.errors import Abandoned, Internal, Interrupted, TooLarge, WorkerError
 from aichats_worker.jobs.record import Record
 from aichats_worker.provider import Picture
 from aichats_worker.request.events import image_parts, text_pieces
 from aichats_worker.request.outcome import Completed
 from aichats_worker.request.runs import Run
+from aichats_worker.request.watch import SMALLER
+from aichats_worker.telemetry.account import Sent
 
 # Deltas that wait to be stored: beyond this the provider waits, too.
 JOINED_MAX_CHARS: Final = 64 * 1024
@@ -66,8 +68,11 @@ class JobWriter:
             self._first = time.monotonic()
         async with self._turn:
             for data in image_parts(index, picture, self.record.max_bytes):
-                await self.record.append(b"image", b"".join(data))
+                await self._append(b"image", b"".join(data))
                 self._run.check()
+
+    async def written(self) -> None:
+        """Each event is confirmed; what is joined is stored with the end."""
 
     async def flush(self) -> None:
         """Store what is joined, behind what is being stored."""
@@ -83,6 +88,11 @@ class JobWriter:
         await self._store()
         return orjson.dumps(completed.data(last_seq=self.record.next_number, first=self._first))
 
+    @property
+    def sent(self) -> Sent:
+        """What has been stored."""
+        return Sent(self.record.events, self.record.bytes, self._first)
+
     def close(self) -> None:
         """Join no more."""
         if self._timer is not None:
@@ -97,6 +107,8 @@ class JobWriter:
     async def _store_beside(self) -> None:
         try:
             await self._store()
+            while self._deltas and self._timer is None:
+                await self._store()  # they were due meanwhile, and nothing else would see to them
         except (WorkerError, Abandoned) as cause:
             self._run.stop(cause)
         except Exception:  # noqa: BLE001 - nobody awaits this task before the end
@@ -110,4 +122,11 @@ class JobWriter:
             self._chars = 0
             if text:
                 for data in text_pieces(text, self.record.room):
-                    await self.record.append(kind, data)
+                    await self._append(kind, data)
+
+    async def _append(self, kind: bytes, data: bytes) -> None:
+        """Store an event that was made to fit; one that does not any more fits in smaller pieces the next time."""
+        try:
+            await self.record.append(kind, data)
+        except TooLarge:
+            raise Interrupted(SMALLER) from None

@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from aichats_worker.errors import ProviderUnavailable, WorkerError
+from aichats_worker.provider.circuit_log import CircuitLog
 
 _PROBE_MS: Final = 1000
 
@@ -24,14 +25,21 @@ class Circuit:
         failures_max: Failures in a row that open it.
         open_seconds: For how long; after that, one call is let through, whose end closes or opens it again.
         clock: Seconds that never go back.
+        told: Is told when it opens and closes.
     """
 
     def __init__(
-        self, failures_max: int = 5, open_seconds: float = 30, *, clock: Callable[[], float] = time.monotonic
+        self,
+        failures_max: int = 5,
+        open_seconds: float = 30,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        told: CircuitLog | None = None,
     ) -> None:
         self._failures_max = failures_max
         self._open_seconds = open_seconds
         self._clock = clock
+        self._told = told
         self._failures = 0
         self._opened_until: float | None = None
         self._probe: CallOnCircuit | None = None
@@ -69,8 +77,12 @@ class Circuit:
         effect = error.circuit if isinstance(error, WorkerError) else "none"
         if effect == "opens" or (effect == "counts" and self._is_too_much(probing=probing)):
             self._opened_until = self._clock() + self._open_seconds
+            if self._told is not None and isinstance(error, WorkerError):
+                self._told.opens(error, self._open_seconds)
         elif effect == "none" and isinstance(error, WorkerError | None) and (probing or self._opened_until is None):
             # A call that began before the circuit opened says nothing about now: only the probe closes it.
+            if self._told is not None and self._opened_until is not None:
+                self._told.closes()
             self._opened_until, self._failures = None, 0
 
     def _is_too_much(self, *, probing: bool) -> bool:

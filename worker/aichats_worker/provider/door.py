@@ -12,6 +12,7 @@ from aichats_schemas.subjects import KINDS, Kind
 from aichats_worker.errors import DeadlineExceeded, Interrupted, ProviderUnavailable, RateLimited, WorkerError
 from aichats_worker.provider import Begun, Finish, Offers, Picture, Pictures, Question, Reasoning, Texts
 from aichats_worker.provider.circuit import CallOnCircuit, Circuit, CircuitOpen
+from aichats_worker.provider.circuit_log import CircuitLog
 from aichats_worker.provider.limiter import Limiter
 
 WAIT_MAX_SECONDS: Final = 5.0
@@ -75,14 +76,18 @@ class Door:
 
     Attributes:
         calls: How many calls ended so, by kind and `answered`, `left` or the error's code.
+        retries: How many were made again, by kind.
+        circuit_logs: What became of its circuits, by kind.
     """
 
     def __init__(self, provider: Guarded, policy: DoorPolicy | None = None) -> None:
         self._provider = provider
         self._policy = policy or DoorPolicy()
         self.calls: Counter[tuple[Kind, str]] = Counter()
+        self.retries: Counter[Kind] = Counter()
+        self.circuit_logs = {kind: CircuitLog(provider.name, kind) for kind in KINDS}
         self._limiter = Limiter(self._policy.calls_per_minute, self._policy.concurrent_calls)
-        self._circuits: dict[Kind, Circuit] = {kind: self._new_circuit() for kind in KINDS}
+        self._circuits: dict[Kind, Circuit] = {kind: self._new_circuit(self.circuit_logs[kind]) for kind in KINDS}
         self._circuits_of_proxies: OrderedDict[tuple[Kind, str], Circuit] = OrderedDict()
         provider.circuit = self._circuits["text"]
 
@@ -145,9 +150,12 @@ class Door:
                     yield answer
                     return
             except WorkerError as error:
+                if not has_begun or _broke_off(error):
+                    error.provider = self.name
                 wait = None if has_begun or call >= calls_max else self._wait_before_next(call, error, question)
                 if wait is None:
                     raise
+            self.retries[kind] += 1
             await asyncio.sleep(wait)
 
     @asynccontextmanager
@@ -204,8 +212,8 @@ class Door:
             self._circuits_of_proxies.popitem(last=False)
         return self._circuits_of_proxies[key]
 
-    def _new_circuit(self) -> Circuit:
-        return Circuit(self._policy.circuit_failures, self._policy.circuit_open_seconds)
+    def _new_circuit(self, told: CircuitLog | None = None) -> Circuit:
+        return Circuit(self._policy.circuit_failures, self._policy.circuit_open_seconds, told=told)
 
 
 def _broke_off(error: WorkerError) -> bool:

@@ -1,5 +1,6 @@
 """Several providers in order: the first that works and can honour a request answers it."""
 
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import cached_property
@@ -24,10 +25,14 @@ class Doors:
 
     Args:
         doors: In order.
+
+    Attributes:
+        failovers: How many requests went on to another provider, by the name of the one that failed, and kind.
     """
 
     def __init__(self, doors: Sequence[Door]) -> None:
         self.doors = tuple(doors)
+        self.failovers: Counter[tuple[str, Kind]] = Counter()
 
     @property
     def working(self) -> bool:
@@ -76,7 +81,15 @@ class Doors:
             except WorkerError as error:
                 if has_begun or error.fault == "requester":
                     raise
-                log.warning("provider failed", provider=door.name, kind=kind, code=error.code, next=not is_last)
+                log.warning(
+                    "provider failed",
+                    provider=door.name,
+                    kind=kind,
+                    code=error.code,
+                    reason=error.logged,
+                    next=not is_last,
+                )
+                self.failovers[door.name, kind] += not is_last
                 told = _better(told, error)
         assert told is not None  # noqa: S101 - there is at least one door
         raise told

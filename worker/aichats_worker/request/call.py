@@ -13,7 +13,7 @@ from aichats_schemas.requests import OPTION_NAMES, ImageRequest, TextRequest
 from aichats_schemas.subjects import MSG_ID, REPLY_TO, Kind, Mode, is_token, new_id
 from aichats_worker.errors import Forbidden, InvalidRequest, ModelNotFound, TooLarge, WorkerError
 from aichats_worker.provider import Offers
-from aichats_worker.telemetry import Account
+from aichats_worker.telemetry.account import Account
 from aichats_worker.urls import check_proxy
 
 METADATA_ENTRIES_MAX = 16
@@ -195,14 +195,19 @@ def _as_json(body: bytes) -> bytes:
 def _typed(error: ValidationError) -> WorkerError:
     details = error.errors(include_url=False, include_context=False)
     if [(detail["loc"], detail["type"]) for detail in details] == [(("model",), "value_error")]:
-        return ModelNotFound(_problem(details[0]))
-    named = "; ".join(_problem(detail) for detail in details[:PROBLEMS_NAMED_MAX])
-    more = len(details) - PROBLEMS_NAMED_MAX
-    return InvalidRequest(f"{named}; and {more} more" if more > 0 else named)
+        return ModelNotFound(_problem(details[0]["loc"], details[0]))
+    found = InvalidRequest(_named([_problem(detail["loc"], detail) for detail in details]))
+    found.logged = _named([_problem(detail["loc"][:1], detail) for detail in details])  # what is below it may be theirs
+    return found
 
 
-def _problem(detail: ErrorDetails) -> str:
-    where = ".".join(_shown(str(part)) for part in detail["loc"]) or "body"
+def _named(problems: list[str]) -> str:
+    named, more = "; ".join(problems[:PROBLEMS_NAMED_MAX]), len(problems) - PROBLEMS_NAMED_MAX
+    return f"{named}; and {more} more" if more > 0 else named
+
+
+def _problem(loc: tuple[int | str, ...], detail: ErrorDetails) -> str:
+    where = ".".join(_shown(str(part)) for part in loc) or "body"
     return f"{where}: {detail['msg'].removeprefix('Value error, ')}"
 
 
@@ -222,7 +227,11 @@ def _check_limits(request: TextRequest | ImageRequest, limits: Limits) -> None:
     _at_most("metadata", "entries", len(metadata), METADATA_ENTRIES_MAX)
     for key, value in metadata.items():
         _at_most("metadata key", "characters", len(key), METADATA_KEY_MAX_CHARS)
-        _at_most(f"metadata.{_shown(key)}", "characters", len(value), METADATA_VALUE_MAX_CHARS)
+        try:
+            _at_most(f"metadata.{_shown(key)}", "characters", len(value), METADATA_VALUE_MAX_CHARS)
+        except TooLarge as error:
+            error.logged = "metadata: a value is too long"
+            raise
     if (request.timeout_seconds or 0) > limits.timeout_seconds_max:
         raise InvalidRequest(f"timeout_seconds: must be at most this worker's maximum, {limits.timeout_seconds_max:g}")
     if request.proxy is not None:

@@ -17,7 +17,7 @@ from aichats_worker.request.reply import Writer
 from aichats_worker.request.runs import Run, Runs
 from aichats_worker.request.slots import Slots
 from aichats_worker.request.usage import Meter
-from aichats_worker.telemetry import Telemetry
+from aichats_worker.telemetry.counting import Telemetry
 
 log = structlog.get_logger(__name__)
 
@@ -85,7 +85,8 @@ class Executor:
 
     async def serve(self, delivery: Delivery, run: Run, *, has_slot: bool) -> None:
         """Take one delivery to its end. Raises nothing."""
-        account = delivery.call.account()
+        account = run.account = delivery.call.account()
+        account.queued_seconds = delivery.queued_seconds
         outcome: Outcome = Internal("the end could not be published")
         try:
             with self._telemetry.request(account), delivery.opened(run) as writer:
@@ -95,6 +96,7 @@ class Executor:
                 except Exception:  # the last frame of a request: there is nobody left to tell
                     log.exception("end not published", id=delivery.call.id)
                 account.ended(run.charged(outcome))
+                account.sent = writer.sent
         finally:
             self.runs.release(run)
             run.end(outcome)
@@ -129,6 +131,7 @@ class Executor:
         call, queued = delivery.call, delivery.queued_seconds
         offers = self._provider.offers
         request = read_request(call, self._limits, offers)
+        run.account.model = model_of(request, offers[call.kind])
         seconds = request.timeout_seconds or self._limits.timeout_seconds_max
         if queued >= seconds:
             raise DeadlineExceeded("queue", seconds)
@@ -138,7 +141,7 @@ class Executor:
             tenant=call.tenant,
             deadline=loop.time() + seconds - queued,
             proxy=request.proxy,
-            model=model_of(request, offers[call.kind]),
+            model=run.account.model,
             options=request.options,
         )
         meter = Meter(question)
@@ -147,6 +150,8 @@ class Executor:
         try:
             answer = self._text if call.kind == "text" else self._images
             finish = meter.finished(await answer(run, writer, question, meter))
+            await writer.written()
+            run.check()
         finally:
             timer.cancel()
         ignored = ignored_by(request)

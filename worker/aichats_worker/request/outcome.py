@@ -25,6 +25,11 @@ class Completed:
         """In tokens."""
         return self.finish.usage
 
+    @property
+    def provider(self) -> str:
+        """Who answered."""
+        return self.finish.provider
+
     def data(self, *, last_seq: int, first: float | None) -> dict[str, Any]:
         """Return the `data` of the final event.
 

@@ -22,12 +22,17 @@ class Run:
     A stop is a cause and a cancellation. The cause is kept apart since nats-py's publish swallows a cancellation under
     back-pressure: check() after each publish finds it all the same. Before begin() nothing is cancelled: the cause
     waits for it.
+
+    Attributes:
+        call: What is asked.
+        account: What is known of it, for the log and the metrics.
     """
 
-    __slots__ = ("_cause", "_ended", "_over", "_spent", "_task", "call")
+    __slots__ = ("_cause", "_ended", "_over", "_spent", "_task", "account", "call")
 
     def __init__(self, call: Call) -> None:
         self.call = call
+        self.account = call.account()
         self._task: asyncio.Task[Any] | None = None
         self._cause: WorkerError | Abandoned | None = None
         self._over = False

@@ -43,6 +43,16 @@ class Slots:
         """How many may start at once; not above 0 while somebody waits."""
         return self.count - self._held - len(self._waiting)
 
+    @property
+    def used(self) -> int:
+        """How many are taken."""
+        return self._held
+
+    @property
+    def waiting(self) -> int:
+        """How many jobs wait for one."""
+        return len(self._waiting)
+
     def tell(self, freed: Callable[[], Awaitable[object]]) -> None:
         """Have `freed` awaited after each slot that was given back, before its request says that it has ended."""
         self._freed = freed

@@ -9,17 +9,19 @@ from dataclasses import dataclass
 from typing import Final
 
 import structlog
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
+from nats.errors import MaxPayloadError
 
-from aichats_worker.errors import Internal
+from aichats_worker.broker.patches.returning import ComesBack
+from aichats_worker.errors import Internal, Interrupted
+from aichats_worker.telemetry.logs import Said
 
 log = structlog.get_logger(__name__)
 
 TICKS_PER_KEEPALIVE: Final = 8
-STOP_TIMEOUT_SECONDS: Final = 1.0
 NO_RESPONDERS: Final = "503"
+SMALLER: Final = "the broker takes less in one message than when this answer began; try again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,7 @@ class Line:
         probe: The worker's own inbox for the server's word that nobody listens; empty for none.
     """
 
-    nc: Client
+    nc: ComesBack
     subject: str
     keepalive_seconds: float
     token: str
@@ -44,7 +46,18 @@ class Line:
 class Outlet(ABC):
     """One reply on its way out: once it is closed, nothing more is published. Silence is looked for by the watch."""
 
-    __slots__ = ("_closed", "_keepalive", "_last", "_nc", "_probe", "_probe_due", "_silence", "_subject", "token")
+    __slots__ = (
+        "_bytes",
+        "_closed",
+        "_keepalive",
+        "_last",
+        "_nc",
+        "_probe",
+        "_probe_due",
+        "_silence",
+        "_subject",
+        "token",
+    )
 
     def __init__(self, line: Line) -> None:
         self.token = line.token
@@ -54,6 +67,7 @@ class Outlet(ABC):
         self._silence = line.keepalive_seconds  # after so much of it a status is due
         self._probe = line.probe
         self._closed = False
+        self._bytes = 0
         self._last = time.monotonic()
         self._probe_due = float("-inf") if line.probe else float("inf")
 
@@ -71,12 +85,15 @@ class Outlet(ABC):
 
     async def _send(self, payload: bytes, headers: Mapping[str, str] | None = None) -> None:
         now = self._last = time.monotonic()
+        self._bytes += len(payload)
         probe = ""
         if now >= self._probe_due:
             self._probe_due = now + self._keepalive / 2
             probe = self._probe
         try:
             await self._nc.publish(self._subject, payload, reply=probe, headers=headers)  # type: ignore[arg-type]
+        except MaxPayloadError as error:
+            raise Interrupted(SMALLER) from error
         except NatsError as error:
             raise Internal("the broker does not take the answer; try again later") from error
 
@@ -99,23 +116,19 @@ class Watch:
         self._open: dict[str, tuple[Outlet, Callable[[], object] | None]] = {}
         self._count = 0
         self._inbox = ""
-        self._nc: Client | None = None
-        self._ticker: asyncio.Task[None] | None = None
+        self._nc: ComesBack | None = None
         self._stopped = False
+        self._said = Said()
 
-    async def start(self, nc: Client) -> None:
-        """Subscribe to the probes' answers and start the keep-alive."""
+    async def start(self, nc: ComesBack) -> None:
+        """Subscribe to the probes' answers."""
         self._nc = nc
         self._inbox = nc.new_inbox()
         await nc.subscribe(f"{self._inbox}.*", cb=self._answered)
-        self._ticker = asyncio.create_task(self._tick(), name="keep-alive")
 
-    async def stop(self) -> None:
-        """Stop the keep-alive."""
-        self._stopped = True  # under back-pressure nats-py swallows the cancellation
-        if self._ticker is not None:
-            self._ticker.cancel()
-            await asyncio.wait({self._ticker}, timeout=STOP_TIMEOUT_SECONDS)
+    def stop(self) -> None:
+        """Have run() end, though under back-pressure nats-py swallows its cancellation."""
+        self._stopped = True
 
     def line(self, subject: str, *, probed: bool = False) -> Line:
         """Return a line to a reply subject.
@@ -146,7 +159,8 @@ class Watch:
         if found is not None and found[1] is not None:
             found[1]()
 
-    async def _tick(self) -> None:
+    async def run(self) -> None:
+        """Keep what is open alive, until cancelled."""
         while not self._stopped:
             await asyncio.sleep(self.keepalive_seconds / TICKS_PER_KEEPALIVE)
             now = time.monotonic()
@@ -158,4 +172,5 @@ class Watch:
         try:
             await outlet.status()
         except Exception as error:  # noqa: BLE001 - one reply's failure must not silence all the others
-            log.warning("keep-alive not published", error=type(error).__name__)
+            if self._said.is_new(type(error).__name__):
+                log.warning("keep-alive not published", error=type(error).__name__)

@@ -38,6 +38,7 @@ new connection and finishes the answers that are on their way, for at most 20 s.
 What a prompt says in brackets decides what happens. Several directives may share a pair of brackets, and there may be
 several pairs, anywhere in the last message; where two disagree, the later one holds. What is unknown is ignored.
 
+<!-- not run: tests/simulator runs what each directive does -->
 ```
 aichats-worker ask '[sim: words=5 pause=0.5] Hello'
 aichats-worker ask '[sim: code=context_length_exceeded] too long'

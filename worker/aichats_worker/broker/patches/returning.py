@@ -3,7 +3,8 @@
 Its reconnect task ends for good at whatever it does not expect: a signature that cannot be made, a callback that
 raises. It reads a certificate once, and a public key once. A connection that was refused is never closed on our side.
 Any `-ERR` but a permission's closes it for good, though the server may go on, and closes the connection itself where it
-does not. The limit of a message is read in the first INFO alone.
+does not. The limit of a message is read in the first INFO alone. Of a connection that breaks nobody is told whether
+what was published on it has arrived, and a flush waits for a PONG that never comes.
 """
 
 import asyncio
@@ -27,6 +28,9 @@ class ComesBack(Client):
 
     Args:
         identify: Reads the files. What it raises is a reason to try again.
+
+    Attributes:
+        breaks: How often the connection broke: what was on its way then may be lost.
     """
 
     def __init__(self, identify: Callable[[], Identity]) -> None:
@@ -34,6 +38,9 @@ class ComesBack(Client):
         self._identify = identify
         self._identity = Identity()
         self._moving = False
+        self._whole = False  # nothing of what was published is on its way
+        self.breaks = 0
+        self._listening: set[asyncio.Future[bool]] = set()
 
     async def reach(self, servers: Sequence[str], **options: Any) -> None:
         """Connect, as nats-py's connect(), with the identity in place of its options for files.
@@ -78,6 +85,50 @@ class ComesBack(Client):
             subscription._start(self._error_cb)  # noqa: SLF001
         return bool(deaf)
 
+    async def delivered(self, breaks: int) -> bool:
+        """Wait until the server has read all that was published; False once the connection breaks first.
+
+        Where there is no connection, wait for it: what was published meanwhile goes out then.
+
+        Args:
+            breaks: How often it had broken before the first message that matters was published.
+        """
+        pongs = 0
+        while pongs < 2 and self.breaks == breaks and not self.is_closed:  # the first PING can overtake a message
+            pong: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+            self._listening.add(pong)
+            try:
+                if self.is_connected:
+                    await self._send_ping(pong)
+                await asyncio.wait({pong})  # nats-py breaks on the PONG of one that was cancelled
+            finally:
+                self._listening.discard(pong)
+            pongs = pongs + 1 if pong.result() else 0
+        return pongs == 2
+
+    def _look_up(self) -> None:
+        """Have whoever waits for a PONG look how the connection stands."""
+        for pong in self._listening:
+            if not pong.done():
+                pong.set_result(False)
+
+    async def _process_op_err(self, e: Exception) -> None:
+        if not (self.is_closed or self.is_reconnecting):
+            self.breaks += 1
+        await super()._process_op_err(e)
+        self._look_up()
+
+    async def force_reconnect(self) -> None:
+        """Leave this server; what is on its way may be lost, unless a move has seen to it that nothing is."""
+        if self.is_connected and not self._whole:
+            self.breaks += 1
+        await super().force_reconnect()
+        self._look_up()
+
+    async def _attempt_reconnect(self) -> None:
+        await super()._attempt_reconnect()
+        self._look_up()
+
     async def move(self, leave: Callable[[], Awaitable[object]]) -> None:
         """Go to another server, and lose nothing of what is on its way. What is published meanwhile waits.
 
@@ -91,11 +142,12 @@ class ComesBack(Client):
             self._moving = True
             await super()._flush_pending(force_flush=True)  # what was published until now is written,
             await self.flush()  # and read
+            self._whole = True
         except (NatsError, TimeoutError) as error:
             log.warning("left a broker without its word", error=type(error).__name__)
         finally:
             await self.force_reconnect()  # to wherever there is one: this server takes no new connections
-            self._moving = False
+            self._moving = self._whole = False
 
     async def _flush_pending(self, force_flush: bool = False) -> Any:
         if not self._moving:

@@ -100,5 +100,4 @@ async def leave(nc: Client, subscriptions: Collection[Any]) -> None:
 async def _leave(nc: Client, subscriptions: Collection[Any]) -> None:
     await step_out(nc, subscriptions)
     await settle(nc)  # drain() alone removes it before the barrier
-    for subscription in subscriptions:
-        await subscription.drain()
+    await asyncio.gather(*(subscription.drain() for subscription in subscriptions))  # each asks the broker, far or near

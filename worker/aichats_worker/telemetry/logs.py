@@ -1,0 +1,83 @@
+"""How the log is written, and how often the same is said."""
+
+import logging
+import sys
+import time
+from collections.abc import MutableMapping
+from typing import Any, Final
+
+import structlog
+
+# A reason is said when it is new, and again after this: not at each of the tries.
+SAY_AGAIN_SECONDS: Final = 300.0
+REASONS_MAX: Final = 1000
+
+
+class Said:
+    """Remembers what the log was told lately: many requests, or many tries, have one and the same reason."""
+
+    def __init__(self) -> None:
+        self._when: dict[str, float] = {}
+
+    def is_new(self, reason: str) -> bool:
+        """Say whether a reason is to be told now, and take note of it."""
+        now = time.monotonic()
+        if now - self._when.get(reason, float("-inf")) < SAY_AGAIN_SECONDS:
+            return False
+        if len(self._when) >= REASONS_MAX:
+            self._when.clear()
+        self._when[reason] = now
+        return True
+
+    def forget(self) -> bool:
+        """Tell everything anew from here on. Returns whether there was anything."""
+        said = bool(self._when)
+        self._when.clear()
+        return said
+
+
+def configure_logging(level: str, log_format: str) -> None:
+    """Send all logs, FastStream's and nats-py's too, to standard error as lines of JSON or for a terminal."""
+    console = log_format == "console" or (log_format == "auto" and sys.stderr.isatty())
+    shared: list[Any] = [structlog.contextvars.merge_contextvars, structlog.stdlib.add_log_level, _without_none]
+    if console:  # which renders exceptions by itself, without local variables: they hold prompts
+        shared.append(structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False))
+    else:
+        shared.append(structlog.stdlib.add_logger_name)
+        shared.append(structlog.processors.TimeStamper(fmt="iso", utc=True))
+        shared.append(structlog.processors.format_exc_info)
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.make_filtering_bound_logger(level),  # what is not written need not be made up
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _renderer(console=console)],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    faststream = logging.getLogger("faststream")  # comes with a handler and a level of its own
+    faststream.handlers.clear()
+    faststream.propagate = True
+    faststream.setLevel(max(root.level, logging.ERROR))  # below that it tells of its tasks, and what nats-py told us
+
+
+def _renderer(*, console: bool) -> Any:
+    if not console:
+        return structlog.processors.JSONRenderer()
+    return structlog.dev.ConsoleRenderer(
+        exception_formatter=structlog.dev.plain_traceback, sort_keys=False, pad_event_to=16, pad_level=True
+    )
+
+
+def _without_none(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """A field that says nothing is left out."""
+    for name in [name for name, value in event.items() if value is None]:
+        del event[name]
+    return event

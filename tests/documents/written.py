@@ -225,7 +225,7 @@ def metrics_page(registry: Any) -> str:
         "`/metrics` on `WORKER_HTTP_PORT`, for Prometheus. A counter's samples end in `_total`, a histogram's in "
         "`_bucket`, `_sum` and `_count`. No label holds a tenant, an id or a subject.",
         f"## The worker's own\n\n{table(head, ours)}",
-        f"## FastStream's\n\nOf what comes through FastStream's subscribers.\n\n{table(head, others)}",
+        f"## The process\n\nAs every Prometheus client has them.\n\n{table(head, others)}",
     )
 
 

@@ -27,6 +27,7 @@ from aichats_worker.jobs.provision import Provisioner
 from aichats_worker.jobs.serving import Serving, describe
 from aichats_worker.jobs.watching import StreamsWatch
 from aichats_worker.jobs.work import Jobs
+from aichats_worker.memory import giving_back
 from aichats_worker.provider import OpenedProvider
 from aichats_worker.provider.metrics import ProviderMetrics
 from aichats_worker.request.executor import Executor
@@ -158,6 +159,7 @@ class App:
         self.tasks.keep("broker-watch", self.connection.run)
         self.tasks.keep("slots-watch", self.saturation.run)
         self.tasks.keep("loop-watch", self._loop_lag.run)
+        self.tasks.keep("memory", giving_back)
         nc = self._nc = await self.broker.connect()
         domain = self.settings.nats_js_domain
         js = nc.jetstream(domain=domain, timeout=JETSTREAM_TIMEOUT_SECONDS)

@@ -245,8 +245,7 @@ def metrics_page(registry: Any) -> str:
         "Metrics",
         METRICS_ABOUT,
         f"## The worker's own\n\n{table(head, ours)}",
-        "## FastStream's and the process's\n\nFastStream's are of core requests, as they come in.\n\n"
-        + table(head, others),
+        f"## The process\n\nAs every Prometheus client has them.\n\n{table(head, others)}",
     )
 
 

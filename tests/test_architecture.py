@@ -27,6 +27,7 @@ FLOORS: tuple[set[str], ...] = (
     {"control"},
     {"documents"},
     {"settings", "web"},  # whoever is below the settings gets values
+    {"login"},
     {"wiring"},
     {"app"},
     {"service"},

@@ -222,6 +222,7 @@ def provider_settings(simulator: Simulator, proxy: Proxy, provider: str) -> dict
     }
 
 
+@pytest.mark.slow("a worker and two commands start, and all that fails is made to fail")
 @pytest.mark.parametrize(
     ("login", "level"), [("password", "debug"), ("url", "debug"), ("token", "info"), ("nkey", "debug")]
 )

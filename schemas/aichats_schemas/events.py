@@ -155,10 +155,7 @@ _ERROR_EXAMPLE = {
 
 
 class Status(_Event):
-    """Still at work: sent when 0.8 s pass in silence.
-
-    In a job's record it is `started`, `retrying` or `given_back`: what becomes of an attempt.
-    """
+    """Still at work: sent when 0.8 s pass in silence. A job's record has some of its own."""
 
     model_config = _example("working", type="status", seq=3)
 

@@ -105,3 +105,5 @@ async def test_stats_count_requests_and_errors(nc: Client, worker: App) -> None:
     assert text["processing_time"] > 0
     assert "metadata" not in text, "ADR-32 has it in INFO alone, and the schemas are long"
     assert text["average_processing_time"] == text["processing_time"] // 2
+    assert text["data"]["num_first_events"] == 1, "the other one had no answer"
+    assert 0 < text["data"]["average_first_event_time"] <= text["processing_time"]

@@ -13,7 +13,7 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
 from aichats_schemas import parse_event
-from aichats_worker import wiring
+from aichats_worker import login
 from aichats_worker.app import App
 from aichats_worker.broker.connecting import connect
 from aichats_worker.broker.patches.subscribing import settle
@@ -425,7 +425,7 @@ async def test_a_broker_that_wants_tls_first_is_named_and_then_reached(
     server = own_nats_server(f"server_name: s\ntls {{ {tls} }}\n", jetstream=False)
     settings = {"nats_url": server.url, "nats_ca": str(tmp_path / "ca.pem")}
     with pytest.raises(NatsError, match="where it wants TLS first, set NATS_TLS_FIRST=on"):
-        await connect(wiring.access(load_settings(**settings)))
+        await connect(login.access(load_settings(**settings)))
     app = await start_worker(nats_tls_first=True, **settings)
     assert app.health.ready()[0]
 

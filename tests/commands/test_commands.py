@@ -20,7 +20,7 @@ from aichats_worker.simulator.server import Simulator
 from tests.conftest import StartWorker
 from tests.processes import ROOT, NatsServer, free_port
 
-RUN_TIMEOUT_SECONDS = 40.0
+RUN_TIMEOUT_SECONDS = 90.0
 SCREEN_LINES = 30
 OTHERS = {"run", "demo", "doctor", "simulator", "provision", "version"}  # they need no example, or have others' care
 

@@ -9,10 +9,10 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
 from aichats_schemas.subjects import Kind, ReplyRule, Subjects
-from aichats_worker import wiring
+from aichats_worker import login, wiring
 from aichats_worker.broker.bus import Bus
-from aichats_worker.broker.connecting import Broker
 from aichats_worker.broker.discovery import Discovery
+from aichats_worker.broker.framework import Broker
 from aichats_worker.broker.patches.subscribing import leave, queue_groups, settle
 from aichats_worker.broker.watching import ConnectionWatch
 from aichats_worker.control.cancel import Cancels
@@ -76,7 +76,7 @@ class App:
         self.tasks = Tasks()
         self.connection = ConnectionWatch(on_reconnect=self._reconnected)
         metrics = faststream_metrics(self.telemetry.registry, self.subjects.prefix)
-        self.broker = Broker(wiring.access(settings), self.connection, middlewares=[metrics])
+        self.broker = Broker(login.access(settings), self.connection, middlewares=[metrics])
         self._core = Core(self.executor, self.watch, self.telemetry, give=self.handover.give, rule=self._rule)
         self._core.subscribe(self.broker, self.subjects)
         self.discovery = Discovery(self.subjects, self.telemetry, self._announced)
@@ -148,7 +148,7 @@ class App:
             "models_image": ",".join(self.provider.offers["image"]),
             "provider_working": str(self.provider.working).lower(),
             **{f"capacity_{kind}": str(slots.count) for kind, slots in self.slots.items()},
-            **{f"in_flight_{kind}": str(slots.in_use) for kind, slots in self.slots.items()},
+            **{f"in_flight_{kind}": str(slots.used) for kind, slots in self.slots.items()},
         }
 
     async def start(self) -> None:

@@ -104,6 +104,11 @@ class Discovery:
             "last_error": stats.last_error,
             "processing_time": stats.processing_time,
             "average_processing_time": stats.processing_time // max(stats.num_requests, 1),
+            # Where ADR-32 lets a service say more: from receipt to the first piece of an answer, of those that had one.
+            "data": {
+                "num_first_events": stats.num_first_events,
+                "average_first_event_time": stats.first_event_time // max(stats.num_first_events, 1),
+            },
         }
 
 

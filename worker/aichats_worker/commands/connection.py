@@ -8,7 +8,7 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
 from aichats_client import ClientError
-from aichats_worker import wiring
+from aichats_worker import login
 from aichats_worker.broker.connecting import NotReached, connect
 from aichats_worker.settings import Settings
 from aichats_worker.urls import masked_urls
@@ -34,7 +34,7 @@ async def connected(settings: Settings) -> AsyncIterator[Client]:
     """
     where = masked_urls(settings.nats_url)
     try:
-        nc = await connect(wiring.access(settings))
+        nc = await connect(login.access(settings))
     except NotReached as error:
         raise Unreachable(f"{where} cannot be reached: {error}") from error
     try:

@@ -9,7 +9,7 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
 from aichats_schemas.subjects import KINDS, SERVICE, Subjects
-from aichats_worker import wiring
+from aichats_worker import login, wiring
 from aichats_worker.broker.bus import Bus
 from aichats_worker.broker.connecting import NotReached, connect
 from aichats_worker.commands.findings import Finding
@@ -29,7 +29,7 @@ async def broker_findings(settings: Settings) -> list[Finding]:
     """Look at the broker, the streams and consumers of jobs, what waits there, and the workers that answer."""
     where = masked_urls(settings.nats_url)
     try:
-        nc = await connect(wiring.access(settings))
+        nc = await connect(login.access(settings))
     except NotReached as error:
         return [Finding("nats", False, f"{where} does not answer ({error}): start a server or set NATS_URL")]
     try:

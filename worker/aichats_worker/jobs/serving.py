@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from functools import partial
 from typing import Any, Final
 
 import structlog
@@ -135,8 +134,7 @@ class Serving:
         self._told = reason
 
     def _fetch(self, kind: Kind) -> Fetching:
-        received = partial(self._jobs.received, kind=kind)
-        return Fetching(self._intake, kind, self._slots[kind], self._jobs.leases, received)
+        return Fetching(self._intake, kind, self._slots[kind], self._jobs)
 
     async def _look(self) -> None:
         """Learn the consumers' ack_wait, the broker's time, and what waits.

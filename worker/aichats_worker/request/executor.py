@@ -111,12 +111,12 @@ class Executor:
 
     @contextmanager
     def _followed(self, delivery: Delivery, account: Account) -> Iterator[RequestTrace]:
-        """The trace around the count and the log, which may name it."""
+        """The trace is around the count and the log, which names it."""
         with (
-            trace.request(delivery.call, delivery.queued_seconds, delivery.origin) as traced,
+            trace.request(delivery.call, account.queued_seconds, delivery.origin) as traced,
             self._telemetry.request(account),
         ):
-            account.trace_id = traced.id
+            account.trace_id = traced.trace_id
             yield traced
 
     async def _outcome(self, delivery: Delivery, run: Run, writer: Writer, has_slot: bool) -> Outcome:

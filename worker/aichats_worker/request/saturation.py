@@ -58,6 +58,6 @@ class Saturation(Collector):
         waiting = GaugeMetricFamily("aichats_slots_waiting", says, labels=("kind",))
         for kind, slots in self._slots.items():
             count.add_metric((kind,), slots.count)
-            used.add_metric((kind,), slots.in_use)
+            used.add_metric((kind,), slots.used)
             waiting.add_metric((kind,), slots.waiting)
         yield from (count, used, waiting)

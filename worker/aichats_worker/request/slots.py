@@ -44,7 +44,7 @@ class Slots:
         return self.count - self._held - len(self._waiting)
 
     @property
-    def in_use(self) -> int:
+    def used(self) -> int:
         """How many are taken."""
         return self._held
 

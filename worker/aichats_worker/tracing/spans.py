@@ -168,9 +168,8 @@ def _failed(span: Span, error: WorkerError) -> None:
         span.set_status(Status(StatusCode.ERROR))
 
 
-def _counted(span: Span, usage: Usage) -> None:
-    span.set_attribute("gen_ai.usage.input_tokens", usage.input_tokens)
-    span.set_attribute("gen_ai.usage.output_tokens", usage.output_tokens)
+def _counted(usage: Usage) -> dict[str, int]:
+    return {"gen_ai.usage.input_tokens": usage.input_tokens, "gen_ai.usage.output_tokens": usage.output_tokens}
 
 
 class _RequestSpan(RequestTrace):
@@ -180,16 +179,16 @@ class _RequestSpan(RequestTrace):
         self._span = span
 
     @property
-    def id(self) -> str:
+    def trace_id(self) -> str:
         return format_trace_id(self._span.get_span_context().trace_id)
 
     def ended(self, outcome: str, error: WorkerError | None, usage: Usage | None) -> None:
-        self._span.set_attribute("aichats.outcome", outcome)
+        attributes: dict[str, Any] = {"aichats.outcome": outcome}
+        if usage is not None:
+            attributes |= _counted(usage) | {"aichats.usage.estimated": usage.estimated}
+        self._span.set_attributes(attributes)
         if error is not None:
             _failed(self._span, error)
-        if usage is not None:
-            _counted(self._span, usage)
-            self._span.set_attribute("aichats.usage.estimated", usage.estimated)
 
 
 class _CallSpan(CallTrace):
@@ -209,8 +208,9 @@ class _CallSpan(CallTrace):
         self._span.add_event("asked again", {"error.type": str(error.code), "aichats.wait_seconds": seconds})
 
     def finished(self, reason: str, model: str, usage: Usage | None) -> None:
-        self._span.set_attribute("gen_ai.response.finish_reasons", (reason,))
+        attributes: dict[str, Any] = {"gen_ai.response.finish_reasons": (reason,)}
         if model:
-            self._span.set_attribute("gen_ai.response.model", model)
+            attributes["gen_ai.response.model"] = model
         if usage is not None:
-            _counted(self._span, usage)
+            attributes |= _counted(usage)
+        self._span.set_attributes(attributes)

@@ -51,8 +51,8 @@ class RequestTrace:
     __slots__ = ()
 
     @property
-    def id(self) -> str | None:
-        """The trace's id, in hexadecimal; None where there is no trace."""
+    def trace_id(self) -> str | None:
+        """Of the trace, in hexadecimal, for the log; None where there is none."""
         return None
 
     def ended(self, outcome: str, error: WorkerError | None, usage: Usage | None) -> None:

@@ -10,7 +10,7 @@ import pytest
 from tests.processes import ROOT
 
 BUILD_TIMEOUT_SECONDS = 60
-INSTALL_TIMEOUT_SECONDS = 120
+INSTALL_TIMEOUT_SECONDS = 240
 pytestmark = pytest.mark.timeout(300)  # an environment is made, and packages are fetched
 LIGHT = {"aichats-worker", "nats-py", "pydantic", "pydantic_core", "annotated-types", "typing-inspection"}
 LIGHT |= {"typing_extensions"}

@@ -290,16 +290,20 @@ async def test_nor_with_the_other_provider(
 DEFECTIVE = """
 import sys
 import aichats_worker.wiring as wiring
+from contextlib import asynccontextmanager
+from aichats_worker.provider import Begun
 
 class Defective:
     working = True
     offers = {"text": {"gpt-4": (frozenset(),)}, "image": {"dalle": (frozenset(),)}}
+    @asynccontextmanager
     async def text(self, question):
-        yield question.messages[0].content
-        _ = question, question.messages[0].content[10 ** 9]
-    async def images(self, question):
+        async def rest():
+            _ = question, question.messages[0].content[10 ** 9]
+            yield
+        yield Begun(question.messages[0].content, rest())
+    def images(self, question):
         raise KeyError(len(question.messages))
-        yield
     async def close(self):
         pass
 

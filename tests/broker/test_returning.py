@@ -497,7 +497,7 @@ async def test_the_log_says_what_happened_to_the_connection_and_why(
     await asyncio.sleep(3)  # some tries
     server.start()
     await worker.ready()
-    lines = [line for line in worker.log.splitlines() if '"broker' in line]
+    lines = [line for line in worker.log.splitlines() if '"event": "broker' in line]
     assert [line.partition('"event": "')[2].partition('"')[0] for line in lines] == [
         "broker disconnected",
         "broker not reached",

@@ -52,7 +52,7 @@ async def has_room(nc: Client) -> bool:
 
 
 async def until_room(nc: Client, wanted: bool) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while await has_room(nc) != wanted:
             await asyncio.sleep(0.01)
 

@@ -130,3 +130,9 @@ def test_the_front_page_says_why_a_worker_is_not_ready() -> None:
     assert "broker             no broker" in lines
     assert "prefix             ai.v1" in lines
     assert all(any(line.startswith(link) for line in lines) for link in LINKS)
+
+
+def test_the_front_page_says_what_is_wrong_with_a_worker_that_is_ready() -> None:
+    front = FrontPage(ready=True, checks={"provider": "not asked for a while"}, facts={})
+    assert front.text().decode().splitlines()[0].endswith(": ready, but not asked for a while")
+    assert Seen(front.html()).values("class")[:2] == ["good", "bad"]

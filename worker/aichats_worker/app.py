@@ -28,6 +28,7 @@ from aichats_worker.jobs.provision import Provisioner
 from aichats_worker.jobs.serving import Serving
 from aichats_worker.jobs.watching import StreamsWatch
 from aichats_worker.jobs.work import Jobs
+from aichats_worker.memory import giving_back
 from aichats_worker.provider import OpenedProvider
 from aichats_worker.provider.metrics import ProviderMetrics
 from aichats_worker.request.executor import Executor
@@ -38,7 +39,6 @@ from aichats_worker.request.watch import Watch
 from aichats_worker.settings import Settings
 from aichats_worker.tasks import Tasks
 from aichats_worker.telemetry.counting import Telemetry
-from aichats_worker.telemetry.intake import faststream_metrics
 from aichats_worker.telemetry.lag import LoopLag
 from aichats_worker.web import Web
 
@@ -75,8 +75,7 @@ class App:
         self.handover = Handover(self.slots, self.subjects, self.runs)
         self.tasks = Tasks()
         self.connection = ConnectionWatch(on_reconnect=self._reconnected)
-        metrics = faststream_metrics(self.telemetry.registry, self.subjects.prefix)
-        self.broker = Broker(login.access(settings), self.connection, middlewares=[metrics])
+        self.broker = Broker(login.access(settings), self.connection)
         self._core = Core(self.executor, self.watch, self.telemetry, give=self.handover.give, rule=self._rule)
         self._core.subscribe(self.broker, self.subjects)
         self.discovery = Discovery(self.subjects, self.telemetry, self._announced)
@@ -163,6 +162,7 @@ class App:
         self.tasks.keep("broker-watch", self.connection.run)
         self.tasks.keep("slots-watch", self.saturation.run)
         self.tasks.keep("loop-watch", self._loop_lag.run)
+        self.tasks.keep("memory", giving_back)
         nc = self._nc = await self.broker.connect()
         domain = self.settings.nats_js_domain
         js = nc.jetstream(domain=domain, timeout=JETSTREAM_TIMEOUT_SECONDS)
@@ -255,11 +255,10 @@ class App:
         if self._draining:
             return 0
         self._draining = self.connection.closing = True
-        await self._leave()
+        # Both at once: to leave takes a few ways to the broker, in which a far worker would go on fetching jobs.
+        await asyncio.gather(self._leave(), *([self._serving.leave()] if self._serving is not None else []))
         if self._resumes is not None:
             await self._resumes.stop()  # whoever reads asks another worker
-        if self._serving is not None:
-            await self._serving.leave()
         cut = await self.runs.drain(self.settings.worker_drain_timeout_seconds)
         if self._cancels is not None:
             await self._cancels.stop()  # until here its requests can be cancelled, by whichever worker is asked

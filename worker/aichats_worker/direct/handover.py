@@ -92,6 +92,8 @@ class _Room:
 
     async def update(self) -> None:
         """Be where the slots say. Awaited before a request that has ended says so: its requester may ask again."""
+        if self._inside is (self._slots.free > 0) and not self._turn.locked():
+            return  # as after nearly every request
         async with self._turn:
             if self._inside is not (inside := self._slots.free > 0):
                 self._inside = inside

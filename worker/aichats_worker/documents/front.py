@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from aichats_schemas import __version__
 from aichats_schemas.subjects import SERVICE
-from aichats_worker.documents.html import joined, page, table, tag
+from aichats_worker.documents.html import page, table, tag
 from aichats_worker.health import WELL
 
 LINKS: Final = {
@@ -38,8 +38,9 @@ class FrontPage:
     @property
     def _state(self) -> str:
         troubles = [said for said in self.checks.values() if said != WELL]
-        state = "ready" if self.ready else "not ready"
-        return f"{state}: {'; '.join(troubles)}" if troubles else state
+        if self.ready:
+            return f"ready, but {'; '.join(troubles)}" if troubles else "ready"
+        return f"not ready: {'; '.join(troubles)}"
 
     def html(self) -> bytes:
         """Return the page."""
@@ -53,9 +54,9 @@ class FrontPage:
             tag("h1", self._title),
             tag("p", "Streams text and images from ai-chats.org to each request's own reply subject, over NATS."),
             tag("p", tag("strong", self._state, class_="good" if self.ready else "bad")),
+            tag("ul", *links),
             table(("Check", ""), checks),
             table(("This worker", ""), facts),
-            joined(tag("h3", "Where to look"), tag("ul", *links)),
         )
 
     def text(self) -> bytes:

@@ -20,7 +20,7 @@ p code, td code, li code { background: var(--soft); border-radius: 3px; padding:
 pre { background: var(--soft); border-radius: 6px; padding: .6rem .8rem; margin: .4rem 0; overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; margin: .4rem 0; }
 th, td { text-align: left; vertical-align: top; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid var(--line); }
-th { font-size: .85rem; } ul { padding-left: 1.2rem; margin: .4rem 0; }
+th { font-size: .85rem; } th:first-child, td:first-child { width: 14rem; } ul { padding-left: 1.2rem; margin: .4rem 0; }
 .way { font-size: .8rem; font-weight: normal; border: 1px solid var(--line); border-radius: 1em; padding: .1em .7em; }
 .address { font-size: 1.05rem; } .good { color: var(--mark); } .bad { color: var(--bad); }
 nav ul { columns: 14rem; list-style: none; padding: 0; }

@@ -18,6 +18,8 @@ _BOUNDS: Final = {
     "pattern": "`{}`",
 }
 
+_INT64: Final = (2**63 - 1, -(2**63) + 1)  # bounds of the format, and of no use to a reader
+
 
 def render(document: Mapping[str, Any]) -> bytes:
     """Return the page of an AsyncAPI 3 document."""
@@ -56,8 +58,9 @@ def _json(value: Any) -> Markup:
     return tag("pre", json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def _lines(values: list[Any]) -> Markup:
-    return tag("pre", "\n".join(json.dumps(value, ensure_ascii=False) for value in values))
+def _lines(events: list[Any]) -> Markup:
+    lines = (json.dumps({"type": event["type"], **event}, ensure_ascii=False) for event in events)
+    return tag("pre", "\n".join(lines))
 
 
 class _Reader:
@@ -133,7 +136,7 @@ class _Reader:
             "section",
             _heading(name),
             tag("p", prose(schema.get("description", "")), *_members(schema)),
-            table(("Field", "Type", "Always", ""), rows),
+            table(("Field", "Type", "Required", ""), rows),
             table(("Code", "Number", "Retryable", "Whose fault", "When"), codes),
             *(_json(example) for example in schema.get("examples", ())),
         )
@@ -173,6 +176,6 @@ def _between(separator: str, parts: list[Markup]) -> Iterator[str]:
 
 def _bounds(schema: Mapping[str, Any]) -> Iterator[str]:
     for name, sentence in _BOUNDS.items():
-        if name in schema:
+        if name in schema and schema[name] not in _INT64:
             yield ", "
             yield prose(sentence.format(schema[name]))

@@ -1,6 +1,7 @@
 """How the log is written, and how often the same is said."""
 
 import logging
+import os
 import sys
 import time
 from collections.abc import MutableMapping
@@ -49,6 +50,7 @@ def configure_logging(level: str, log_format: str) -> None:
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.make_filtering_bound_logger(level),  # what is not written need not be made up
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
@@ -71,7 +73,11 @@ def _renderer(*, console: bool) -> Any:
     if not console:
         return structlog.processors.JSONRenderer()
     return structlog.dev.ConsoleRenderer(
-        exception_formatter=structlog.dev.plain_traceback, sort_keys=False, pad_event_to=16, pad_level=True
+        colors=sys.stderr.isatty() and not os.environ.get("NO_COLOR"),
+        exception_formatter=structlog.dev.plain_traceback,
+        sort_keys=False,
+        pad_event_to=16,
+        pad_level=True,
     )
 
 

@@ -138,9 +138,6 @@ class Spans:
         span = self._tracer.start_span(f"{operation} {model or ''}".rstrip(), above, SpanKind.CLIENT, attributes)
         try:
             yield _CallSpan(span, request)
-        except WorkerError as error:
-            _failed(span, error)
-            raise
         finally:
             span.end()
 
@@ -198,6 +195,9 @@ class _CallSpan(CallTrace):
         self._span = span
         self._request = request
         self._since = time.monotonic()
+
+    def failed(self, error: WorkerError) -> None:
+        _failed(self._span, error)
 
     def first(self) -> None:
         self._span.set_attribute("gen_ai.response.time_to_first_chunk", time.monotonic() - self._since)

@@ -191,6 +191,11 @@ def test_the_runbook_names_no_alert_and_no_metric_that_is_not_there() -> None:
         assert f"`{re.sub(r'_(bucket|sum|count)$', '', name)}`" in metrics or name == "aichats_worker", name
 
 
+def test_no_alert_shows_more_than_labels_that_hold_no_text_of_a_requester() -> None:
+    shown = {label for rule in ALERTS.values() for label in re.findall(r"labels\.(\w+)", json.dumps(rule))}
+    assert shown <= {"namespace", "job", "instance", "kind", "provider", "outcome", "task"}
+
+
 def test_each_panel_has_a_place_of_its_own_and_says_what_it_shows() -> None:
     taken: set[tuple[int, int]] = set()
     for panel in DASHBOARD["panels"]:

@@ -18,6 +18,7 @@ from aichats_worker.commands.line import app as command_line
 from aichats_worker.errors import WorkerError
 from aichats_worker.settings import Settings, settings_without_environment
 from aichats_worker.simulator.broker import embedded_nats_server
+from aichats_worker.telemetry.logs import configure_logging
 from tests.chart.written import secret_names, settings_schema
 from tests.processes import ROOT
 
@@ -244,8 +245,7 @@ def metrics_page(registry: Any) -> str:
         "Metrics",
         METRICS_ABOUT,
         f"## The worker's own\n\n{table(head, ours)}",
-        "## FastStream's and the process's\n\nFastStream's are of core requests, as they come in.\n\n"
-        + table(head, others),
+        f"## The process\n\nAs every Prometheus client has them.\n\n{table(head, others)}",
     )
 
 
@@ -292,6 +292,7 @@ async def _metrics() -> str:
 
 
 if __name__ == "__main__":
+    configure_logging("warning", "auto")
     for name, make in PAGES.items():
         (DOCS / name).write_text(make(), "utf-8")
     (DOCS / "metrics.md").write_text(asyncio.run(_metrics()), "utf-8")

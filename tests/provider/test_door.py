@@ -1,6 +1,5 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing
 from typing import Any
 
 import pytest
@@ -163,8 +162,8 @@ async def test_closing_a_text_early_closes_the_connection_and_gives_the_turn_bac
     open_door: Open, simulator: Simulator
 ) -> None:
     door = open_door(concurrent_calls=1)
-    async with aclosing(door.text(ask("[sim: stall-after=1]"))) as items:
-        assert await anext(items) == "Hello"
+    async with door.text(ask("[sim: stall-after=1]")) as answer:
+        assert answer.first == "Hello"
     await simulator.requests[0].ended.wait()
     assert simulator.requests[0].closed_early
     assert (await collect(door, ask(HELLO, deadline=soon())))[0] == "Hello"

@@ -26,6 +26,7 @@ from aichats_worker.errors import HandedOver, Overloaded
 from aichats_worker.request.call import Call
 from aichats_worker.request.runs import Runs
 from aichats_worker.request.slots import Slots
+from aichats_worker.tracing import trace
 
 log = structlog.get_logger(__name__)
 
@@ -91,6 +92,8 @@ class _Room:
 
     async def update(self) -> None:
         """Be where the slots say. Awaited before a request that has ended says so: its requester may ask again."""
+        if self._inside is (self._slots.free > 0) and not self._turn.locked():
+            return  # as after nearly every request
         async with self._turn:
             if self._inside is not (inside := self._slots.free > 0):
                 self._inside = inside
@@ -236,6 +239,7 @@ class Handover:
     async def _place(self, nc: Client, call: Call) -> str:
         """Ask for a slot, and return where it is; nothing where it was just taken, or nobody answered in time."""
         carried = {name: value[:CARRIED_MAX_CHARS] for name in CARRIED if (value := call.headers.get(name))}
+        carried |= trace.carrier()  # its part of the trace is below ours
         mode: Any = call.mode
         offer = _Offer(mode=mode, tenant=call.tenant, id=call.id, reply_to=call.reply_to, headers=carried)
         subject = self._subjects.internal("room", call.kind)

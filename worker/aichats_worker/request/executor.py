@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractContextManager, aclosing, asynccontextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Protocol
 
 import structlog
@@ -11,13 +11,16 @@ import structlog
 from aichats_schemas.subjects import Kind
 from aichats_worker.errors import Abandoned, DeadlineExceeded, Duplicate, Internal, WorkerError
 from aichats_worker.provider import Finish, Provider, Question, Reasoning
-from aichats_worker.request.call import Call, Limits, ignored_by, read_request
+from aichats_worker.request.call import Call, Limits, ignored_by, model_of, read_request
 from aichats_worker.request.outcome import Completed, Outcome
 from aichats_worker.request.reply import Writer
 from aichats_worker.request.runs import Run, Runs
 from aichats_worker.request.slots import Slots
 from aichats_worker.request.usage import Meter
+from aichats_worker.telemetry.account import Account
 from aichats_worker.telemetry.counting import Telemetry
+from aichats_worker.tracing import trace
+from aichats_worker.tracing.trace import RequestTrace
 
 log = structlog.get_logger(__name__)
 
@@ -32,6 +35,10 @@ class Delivery(Protocol):
     @property
     def queued_seconds(self) -> float:
         """How long it has waited until now."""
+
+    @property
+    def origin(self) -> str:
+        """What all attempts of a job, and no others, have in common; empty in core."""
 
     async def elsewhere(self) -> None:
         """Where no slot is free here: return once one was taken here after all, else raise what came of it."""
@@ -89,7 +96,7 @@ class Executor:
         account.queued_seconds = delivery.queued_seconds
         outcome: Outcome = Internal("the end could not be published")
         try:
-            with self._telemetry.request(account), delivery.opened(run) as writer:
+            with self._followed(delivery, account) as traced, delivery.opened(run) as writer:
                 found = await self._outcome(delivery, run, writer, has_slot)
                 try:
                     outcome = await delivery.settle(run, found)
@@ -97,15 +104,30 @@ class Executor:
                     log.exception("end not published", id=delivery.call.id)
                 account.ended(run.charged(outcome))
                 account.sent = writer.sent
+                traced.ended(account.outcome, account.error, account.usage)
         finally:
             self.runs.release(run)
             run.end(outcome)
+
+    @contextmanager
+    def _followed(self, delivery: Delivery, account: Account) -> Iterator[RequestTrace]:
+        """The trace is around the count and the log, which names it."""
+        with (
+            trace.request(delivery.call, account.queued_seconds, delivery.origin) as traced,
+            self._telemetry.request(account),
+        ):
+            account.trace_id = traced.trace_id
+            yield traced
 
     async def _outcome(self, delivery: Delivery, run: Run, writer: Writer, has_slot: bool) -> Outcome:
         """The one place that turns whatever happens to a request into its outcome."""
         try:
             self._claim(run, has_slot)
-            async with self._slot(delivery, run, has_slot):
+            if not has_slot:
+                run.begin()  # it can be stopped while it looks for one
+                await delivery.elsewhere()
+            async with self.slots[delivery.call.kind].held():  # free before the end is out: the next request may come
+                run.begin()
                 outcome: Outcome = await self._answer(delivery, run, writer)
         except (WorkerError, Abandoned) as end:
             outcome = end
@@ -122,21 +144,12 @@ class Executor:
                 self.slots[run.call.kind].give_back()
             raise Duplicate("a request with this tenant and id is running; wait for its end or use another id")
 
-    @asynccontextmanager
-    async def _slot(self, delivery: Delivery, run: Run, has_slot: bool) -> AsyncIterator[None]:
-        """Hold a slot. It is free before the end is published: the next request may come."""
-        if not has_slot:
-            run.begin()  # it can be stopped while it looks for one
-            await delivery.elsewhere()
-        async with self.slots[delivery.call.kind].held():
-            run.begin()
-            yield
-
     async def _answer(self, delivery: Delivery, run: Run, writer: Writer) -> Completed:
         started = time.monotonic()
         call, queued = delivery.call, delivery.queued_seconds
-        request = read_request(call, self._limits, self._provider.offers)
-        run.account.model = request.model
+        offers = self._provider.offers
+        request = read_request(call, self._limits, offers)
+        run.account.model = model_of(request, offers[call.kind])
         seconds = request.timeout_seconds or self._limits.timeout_seconds_max
         if queued >= seconds:
             raise DeadlineExceeded("queue", seconds)
@@ -146,7 +159,7 @@ class Executor:
             tenant=call.tenant,
             deadline=loop.time() + seconds - queued,
             proxy=request.proxy,
-            model=request.model,
+            model=run.account.model,
             options=request.options,
         )
         meter = Meter(question)
@@ -160,29 +173,28 @@ class Executor:
         finally:
             timer.cancel()
         ignored = ignored_by(request)
-        return Completed(request.model or "", finish, request.metadata, queued, started, ignored)
+        return Completed(question.model or "", finish, request.metadata, queued, started, ignored)
 
     async def _text(self, run: Run, writer: Writer, question: Question, meter: Meter) -> Finish:
-        finish = Finish()
-        async with aclosing(self._provider.text(question)) as answer:
-            async for item in answer:
-                if isinstance(item, Finish):
-                    finish = item
-                else:
-                    meter.count(item)
-                    await (writer.reasoning(item) if isinstance(item, Reasoning) else writer.text(item))
+        async with self._provider.text(question) as answer:
+            item = answer.first
+            while not isinstance(item, Finish):
+                meter.count(item)
+                await (writer.reasoning(item) if isinstance(item, Reasoning) else writer.text(item))
                 run.check()
-        return finish
+                item = await anext(answer.rest)
+            answer.traced.finished(item.finish_reason, item.model, item.usage)
+        return item
 
     async def _images(self, run: Run, writer: Writer, question: Question, meter: Meter) -> Finish:
-        finish, index = Finish(), 0
-        async with aclosing(self._provider.images(question)) as answer:
-            async for item in answer:
-                if isinstance(item, Finish):
-                    finish = item
-                else:
-                    meter.count()
-                    await writer.image(index, item)
-                    index += 1
+        index = 0
+        async with self._provider.images(question) as answer:
+            item = answer.first
+            while not isinstance(item, Finish):
+                meter.count()
+                await writer.image(index, item)
+                index += 1
                 run.check()
-        return finish
+                item = await anext(answer.rest)
+            answer.traced.finished(item.finish_reason, item.model, item.usage)
+        return item

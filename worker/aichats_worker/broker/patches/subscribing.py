@@ -2,15 +2,34 @@
 
 FastStream stops a subscriber by ignoring messages first and unsubscribing later, so that a worker which drains stays in
 the queue group and swallows requests. Leaving comes first here, and with a real barrier.
+
+Around each message it opens scopes, middlewares and a stack of its own, for handlers that need them: more than a
+request costs from here to its end. Ours take the message as it came.
 """
 
 import asyncio
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
+from faststream.nats.subscriber.usecases import CoreSubscriber
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 
 LEAVE_TIMEOUT_SECONDS = 5.0
+
+
+def take_directly(subscriber: CoreSubscriber, take: Callable[[Msg], object]) -> None:
+    """Have a subscriber hand each message to `take`. FastStream declares, documents and subscribes it as any other.
+
+    Args:
+        subscriber: Before it is started.
+        take: Returns at once, and raises nothing.
+    """
+
+    async def consume(message: Msg) -> None:
+        take(message)
+
+    subscriber.consume = consume  # type: ignore[method-assign,assignment] # what its subscription calls
 
 
 async def settle(nc: Client) -> None:

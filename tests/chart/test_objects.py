@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from cloudcoil.models.keda.v1alpha1 import ScaledObject
-from cloudcoil.models.prometheus_operator.v1 import PodMonitor
+from cloudcoil.models.prometheus_operator.v1 import PodMonitor, PrometheusRule
 from kubernetes_validate.utils import validate
 
 from aichats_worker.commands.manners import STATUS_ERROR, STATUS_USAGE
@@ -16,6 +16,7 @@ KUBERNETES = ("1.27.0", "1.32.0", "1.37.0")
 OF_OPERATORS: dict[str, Any] = {
     "ScaledObject": ScaledObject,
     "PodMonitor": PodMonitor,
+    "PrometheusRule": PrometheusRule,
     "Stream": None,
     "Consumer": None,
 }
@@ -32,6 +33,8 @@ FULL: dict[str, Any] = {
     "imagePullSecrets": ["registry"],
     "simulator": {"enabled": True},
     "podMonitor": {"enabled": True, "labels": {"team": "ai"}},
+    "prometheusRule": {"enabled": True, "labels": {"team": "ai"}},
+    "dashboard": {"enabled": True, "annotations": {"grafana_folder": "AI"}},
     "networkPolicy": {"metricsFrom": [{"namespaceSelector": {}}], "extraEgress": [{"ports": [{"port": 3128}]}]},
     "serviceAccount": {"annotations": {"team": "ai"}},
     "commonLabels": {"team": "y"},
@@ -44,6 +47,7 @@ FULL: dict[str, Any] = {
     "smallPods": {"labels": {"pool": "1e3"}, "annotations": {"note": "on"}},
     "provision": {"secrets": {"NATS_NKEY": {"name": "nats", "key": "operator"}}},
     "test": {"tenant": "teama", "settings": {"NATS_INBOX_PREFIX": "_INBOX.teama"}},
+    "scaling": {"keda": {"prometheus": "http://prometheus:9090"}, "hpa": {"slotsPercent": 75}},
     "extraEnv": [{"name": "A", "value": "b"}],
     "extraEnvFrom": [{"secretRef": {"name": "more"}}],
     "extraVolumes": [{"name": "more", "emptyDir": {}}],
@@ -51,7 +55,11 @@ FULL: dict[str, Any] = {
 }
 MATRIX = [
     pytest.param(
-        base | {"scaling": {"mode": scaling}, "provision": base.get("provision", {}) | {"mode": provision}},
+        base
+        | {
+            "scaling": base.get("scaling", {}) | {"mode": scaling},
+            "provision": base.get("provision", {}) | {"mode": provision},
+        },
         id=f"{name}-{scaling}-{provision}",
     )
     for (name, base), scaling, provision in itertools.product(

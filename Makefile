@@ -15,7 +15,7 @@ UV := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-containers coverage check schemas docs site bench chaos soak fuzz chart chart-docs cluster image version wheel lock clean
+.PHONY: help demo test test-containers coverage check schemas docs site bench count chaos soak fuzz chart chart-docs cluster image version wheel lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 \t\2/p' $(MAKEFILE_LIST) | expand -t 24

@@ -5,6 +5,7 @@ A client ignores event types and fields that it does not know.
 """
 
 from enum import StrEnum
+from functools import cache
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
@@ -36,7 +37,7 @@ class ErrorCode(StrEnum):
 
 class _Shape(BaseModel):
     # An answer's own text and bytes stay out of a repr: those end in logs.
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, defer_build=True)
 
 
 class _Event(_Shape):
@@ -172,7 +173,11 @@ class Error(_Event):
 
 StreamEvent = Annotated[Status | Response | ReasoningEvent | Image | Done | Result | Error, Field(discriminator="type")]
 
-_ADAPTER: TypeAdapter[StreamEvent] = TypeAdapter(StreamEvent)
+
+@cache
+def _adapter() -> TypeAdapter[StreamEvent]:
+    """Made when it is first needed: a worker reads no events."""
+    return TypeAdapter(StreamEvent)
 
 
 def parse_event(payload: bytes) -> StreamEvent:
@@ -184,4 +189,4 @@ def parse_event(payload: bytes) -> StreamEvent:
     Raises:
         pydantic.ValidationError: It is no event of this version.
     """
-    return _ADAPTER.validate_json(payload)
+    return _adapter().validate_json(payload)

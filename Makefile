@@ -3,9 +3,11 @@ PYTHON ?= python3
 DOCKER ?= docker
 BASE_IMAGE ?= python:3.13-slim-trixie
 NATS_IMAGE ?= nats:2.15-alpine
+# What the image holds: `runtime`, or `otel` for traces as well.
+LOCK ?= runtime
 BIN := .venv/bin
-# Tests wait as much as they compute: two at a time for each of two cores. Each process of pytest has servers of its own.
-SIDE_BY_SIDE ?= 4
+# Tests wait more than they compute: three at a time for each of two cores. Each process of pytest has servers of its own.
+SIDE_BY_SIDE ?= 6
 # Quiet twice: pip's warnings are about its own configuration, and errors still show. The locks are complete: nothing is resolved.
 PIP := $(BIN)/python -m pip install -qq --no-compile --no-build-isolation --no-deps
 UV := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
@@ -45,6 +47,7 @@ schemas: .venv/.project ## write the JSON Schemas of requests and events
 
 docs: .venv/.project ## write the pages of docs that are made from the code
 	$(BIN)/python -m tests.documents.written
+	$(BIN)/aichats-worker docs > docs/asyncapi.yaml
 
 site: .venv-site/.dependencies ## build the documents as a site, build/site; ARGS=serve shows it on 127.0.0.1:8000 while you write
 	NO_MKDOCS_2_WARNING=true .venv-site/bin/mkdocs $(or $(ARGS),build) --strict
@@ -77,7 +80,7 @@ cluster: .venv/.project ## install, upgrade under load, evict and uninstall on t
 image: ## build the container image, aichats-worker (needs Docker with BuildKit)
 	@DOCKER_BUILDKIT=1 $(DOCKER) build --help >/dev/null 2>&1 \
 	|| { echo "make image needs Docker with BuildKit, and \"$(DOCKER) build\" says it has none: install its buildx plugin (docker-buildx), or name another command with DOCKER=..."; exit 1; }
-	DOCKER_BUILDKIT=1 $(DOCKER) build --tag aichats-worker --build-arg BASE_IMAGE=$(BASE_IMAGE) --build-arg REVISION=$$(git rev-parse HEAD) \
+	DOCKER_BUILDKIT=1 $(DOCKER) build --tag aichats-worker --build-arg BASE_IMAGE=$(BASE_IMAGE) --build-arg LOCK=$(LOCK) --build-arg REVISION=$$(git rev-parse HEAD) \
 		--build-arg VERSION=$$($(MAKE) --silent version) .
 
 version: ## print the version, which aichats_schemas/__init__.py alone has
@@ -91,7 +94,8 @@ lock: .venv/.dependencies ## pin all dependencies anew; with ARGS=--upgrade to t
 	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], "setuptools", sep="\n")' \
 	| $(UV) $(ARGS) -o requirements/build.lock -
 	$(UV) $(ARGS) -o requirements/runtime.lock --extra worker --extra fast pyproject.toml
-	$(UV) $(ARGS) -o requirements/dev.lock -c requirements/runtime.lock --extra demo --extra fast --group dev pyproject.toml
+	$(UV) $(ARGS) -o requirements/otel.lock -c requirements/runtime.lock --extra otel pyproject.toml
+	$(UV) $(ARGS) -o requirements/dev.lock -c requirements/runtime.lock --extra demo --extra fast --extra otel --group dev pyproject.toml
 	$(UV) $(ARGS) -o requirements/chart.lock -c requirements/dev.lock requirements/chart.in
 	$(UV) $(ARGS) -o requirements/checkov.lock requirements/checkov.in
 	$(UV) $(ARGS) -o requirements/site.lock requirements/site.in

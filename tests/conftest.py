@@ -63,7 +63,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Settings come from the tests alone."""
     for name in list(os.environ):
-        if name.startswith(("NATS_", "AICHATS_", "WORKER_", "OPENAI_", "PROVIDER_")):
+        if name.startswith(("NATS_", "AICHATS_", "WORKER_", "OPENAI_", "PROVIDER_", "OTEL_")):
             monkeypatch.delenv(name)
 
 

@@ -141,7 +141,7 @@ class WorkerProcess:
         clean = {
             key: value
             for key, value in os.environ.items()
-            if not key.startswith(("NATS_", "AICHATS_", "WORKER_", "OPENAI_", "PROVIDER_"))
+            if not key.startswith(("NATS_", "AICHATS_", "WORKER_", "OPENAI_", "PROVIDER_", "OTEL_"))
         }
         with self.log_path.open("ab") as log:
             return subprocess.Popen(

@@ -9,7 +9,7 @@ from nats.aio.msg import Msg
 
 from aichats_schemas import StreamEvent, parse_event
 
-WAIT_SECONDS = 15.0
+WAIT_SECONDS = 60.0
 FINAL = ("done", "result", "error")
 
 

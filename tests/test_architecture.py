@@ -20,12 +20,14 @@ NAMES_REFUSED = {"utils", "core", "services", "base", "helpers", "manager", "com
 # From the ground up: a room imports what is below it, and nothing beside or above it.
 FLOORS: tuple[set[str], ...] = (
     {"errors", "memory", "text", "urls"},
-    {"telemetry", "health", "tasks"},
+    {"telemetry", "health", "tasks", "tracing"},
     {"broker", "provider", "simulator"},
     {"request"},
     {"direct", "jobs"},
     {"control"},
+    {"documents"},
     {"settings", "web"},  # whoever is below the settings gets values
+    {"login"},
     {"wiring"},
     {"app"},
     {"service"},

@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +17,7 @@ from testcontainers.core.network import Network
 
 from aichats_client import resume, submit
 from aichats_schemas import __version__
+from aichats_worker.simulator.answers import words
 from tests.conftest import SpawnWorker
 from tests.containers import Contained, Containers, WorkerContainer
 from tests.processes import ROOT
@@ -141,10 +142,17 @@ async def healthy(contained: Contained) -> None:
 
 @dataclass(frozen=True)
 class Composed:
-    """The services of compose.yaml: the broker's URL and the workers' pages, on this host."""
+    """The services of compose.yaml.
+
+    Attributes:
+        nats_url: The broker's, on this host.
+        pages: The workers', on this host.
+        ran: What `docker compose run --rm -T worker …` prints, of these words; it fails as that does.
+    """
 
     nats_url: str
     pages: list[str]
+    ran: Callable[..., str]
 
 
 @pytest.fixture
@@ -168,7 +176,16 @@ async def composed(containers: Containers) -> AsyncIterator[Composed]:
         for _, worker in workers:
             await said(worker, '"event": "jobs are served"')
         pages = [f"http://127.0.0.1:{container.get_exposed_port(8080)}" for container, _ in workers]
-        yield Composed(f"nats://127.0.0.1:{server.get_exposed_port(4222)}", pages)
+
+        def ran(*words: str) -> str:
+            once = services["worker"] | {"command": list(words), "ports": []}
+            container = from_compose(worker_image, once).with_network(network)
+            command = own.run(container)
+            status, printed = command.wait(WAIT_SECONDS), str(command.docker.logs(stderr=False).decode())
+            assert status == 0, command.log
+            return printed
+
+        yield Composed(f"nats://127.0.0.1:{server.get_exposed_port(4222)}", pages, ran)
 
 
 async def everything(nc: Client) -> None:
@@ -198,3 +215,16 @@ async def test_each_worker_of_compose_shows_its_page(composed: Composed) -> None
     assert len(composed.pages) == 2
     for page in composed.pages:
         assert await asyncio.to_thread(status, f"{page}/docs/asyncapi") == 200
+
+
+async def test_a_command_that_compose_runs_prints_the_answer_alone(composed: Composed) -> None:
+    assert await asyncio.to_thread(composed.ran, "ask", "[sim: words=3] Say hello") == "".join(words(3)) + "\n"
+
+
+async def test_a_job_of_this_host_is_read_by_a_command_that_compose_runs(composed: Composed) -> None:
+    nc = await nats.connect(composed.nats_url)
+    try:
+        await submit(nc.jetstream(), "text", "[sim: words=2]", request_id="r2", tenant="default")
+    finally:
+        await nc.close()
+    assert await asyncio.to_thread(composed.ran, "result", "r2") == "".join(words(2)) + "\n"

@@ -10,10 +10,11 @@ import pytest
 from tests.processes import ROOT
 
 BUILD_TIMEOUT_SECONDS = 60
-INSTALL_TIMEOUT_SECONDS = 120
+INSTALL_TIMEOUT_SECONDS = 240
 pytestmark = pytest.mark.timeout(300)  # an environment is made, and packages are fetched
 LIGHT = {"aichats-worker", "nats-py", "pydantic", "pydantic_core", "annotated-types", "typing-inspection"}
 LIGHT |= {"typing_extensions"}
+in_the_light_one = pytest.mark.xdist_group("light")  # made once, by one process of pytest
 
 
 def run(*command: str | Path, cwd: Path, timeout: float = INSTALL_TIMEOUT_SECONDS) -> subprocess.CompletedProcess[str]:
@@ -48,6 +49,7 @@ def light(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return environment / "bin" / "python"
 
 
+@in_the_light_one
 def test_the_package_alone_brings_the_client_and_what_that_needs(light: Path, tmp_path: Path) -> None:
     listed = pip("--python", light, "list", "--format=freeze", cwd=tmp_path)
     assert {line.partition("==")[0] for line in listed.splitlines()} == LIGHT
@@ -55,6 +57,7 @@ def test_the_package_alone_brings_the_client_and_what_that_needs(light: Path, tm
     assert done.returncode == 0, done.stderr
 
 
+@in_the_light_one
 def test_a_command_whose_extra_is_missing_says_which_one(light: Path, tmp_path: Path) -> None:
     done = run(light.parent / "aichats-worker", "run", cwd=tmp_path)
     assert done.returncode == 1
@@ -64,6 +67,7 @@ def test_a_command_whose_extra_is_missing_says_which_one(light: Path, tmp_path: 
     assert (module.returncode, module.stderr) == (1, done.stderr)
 
 
+@in_the_light_one
 def test_a_project_with_modules_of_the_same_names_can_use_both(light: Path, tmp_path: Path) -> None:
     (tmp_path / "schemas.py").write_text("mine = 'schemas'\n")
     (tmp_path / "worker.py").write_text("mine = 'worker'\n")
@@ -89,12 +93,14 @@ def test_the_wheel_holds_the_three_packages_and_nothing_else(wheel: Path, tmp_pa
         assert name in names
 
 
+@pytest.mark.slow("pip resolves two sets of packages")
 def test_it_can_be_installed_beside_faststreams_own_command_line(wheel: Path, tmp_path: Path) -> None:
     wanted = ["install", "--dry-run", "--quiet", "--ignore-installed", "--only-binary", ":all:"]
     wanted += ["--no-binary", "nkeys", "--no-build-isolation"]  # it has no wheel, and what builds one is here
     pip(*wanted, f"{wheel}[worker]", "faststream[cli]", cwd=tmp_path)
 
 
+@pytest.mark.slow("the type checker reads all of it")
 def test_an_editable_install_is_seen_by_a_type_checker(tmp_path: Path) -> None:
     (tmp_path / "uses.py").write_text(
         "from aichats_client import Answer\nfrom aichats_schemas import Subjects\n"

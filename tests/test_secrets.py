@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import nats
 import nkeys
@@ -35,6 +35,7 @@ from tests.jobs.test_jobs import Broker, provisioned
 from tests.processes import ROOT, NatsServer, WorkerProcess
 from tests.provider.http.proxies import Proxy, running
 from tests.requester import Exchange
+from tests.tracing.receiver import Receiver, receiving
 
 COOKIE, KEY = "session=mk-cookie", "mk-apikey"
 PROXY_USER, PROXY_PASSWORD = "mk-proxyuser", "mk-proxypass"
@@ -119,13 +120,23 @@ async def seen_from_outside(worker: WorkerProcess, nc: Client) -> dict[str, str]
     """All that a worker tells whoever asks."""
 
     def get(path: str) -> str:
+        page = Request(f"http://127.0.0.1:{worker.http_port}{path}", headers={"accept": "text/html"})
         try:
-            with urlopen(f"http://127.0.0.1:{worker.http_port}{path}", timeout=5) as answer:
+            with urlopen(page, timeout=5) as answer:  # noqa: S310
                 return str(answer.read().decode())
         except HTTPError as error:
             return error.read().decode()
 
-    paths = ("/metrics", "/readyz", "/livez", "/docs/asyncapi", "/docs/asyncapi.json", "/docs/asyncapi.yaml", "/none")
+    paths = (
+        "/",
+        "/metrics",
+        "/readyz",
+        "/livez",
+        "/docs/asyncapi",
+        "/docs/asyncapi.json",
+        "/docs/asyncapi.yaml",
+        "/none",
+    )
     said = {path: await asyncio.to_thread(get, path) for path in paths}
     for verb in ("PING", "INFO", "STATS"):
         said[verb] = (await nc.request(f"$SRV.{verb}.ai-worker", b"", timeout=5)).data.decode()
@@ -177,6 +188,20 @@ def assert_no_marks(said: dict[str, Any]) -> None:
         assert at < 0, f"{name}: ...{text[max(0, at - 200) : at + 60]}"
 
 
+def received(receiver: Receiver) -> str:
+    """All bytes of all spans. Their strings are in the protobuf as they are."""
+    assert {span.kind for span in receiver.spans} == {"consumer", "client"}
+    assert {"done", "provider_unavailable"} <= {span.said.get("aichats.outcome") for span in receiver.spans}
+    assert any("error.type" in span.said for span in receiver.spans if span.kind == "client")
+    return b"".join(receiver.raw).decode("latin-1")
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    async with receiving() as one:
+        yield one
+
+
 @pytest.fixture
 async def proxy() -> AsyncIterator[Proxy]:
     async with running(Proxy(auth=f"{PROXY_USER}:{PROXY_PASSWORD}"), "http") as one:
@@ -197,16 +222,17 @@ def provider_settings(simulator: Simulator, proxy: Proxy, provider: str) -> dict
     }
 
 
+@pytest.mark.slow("a worker and two commands start, and all that fails is made to fail")
 @pytest.mark.parametrize(
     ("login", "level"), [("password", "debug"), ("url", "debug"), ("token", "info"), ("nkey", "debug")]
 )
 async def test_nothing_that_a_run_writes_holds_a_secret_or_a_text(
     own_nats_server: Callable[..., NatsServer], spawn_worker: SpawnWorker, simulator: Simulator, proxy: Proxy, *,
-    tmp_path: Path, login: str, level: str,
+    receiver: Receiver, tmp_path: Path, login: str, level: str,
 ) -> None:  # fmt: skip
     way = logins(tmp_path)[login]
     server = own_nats_server(way.config)
-    settings = way.settings | provider_settings(simulator, proxy, "aichats")
+    settings = way.settings | provider_settings(simulator, proxy, "aichats") | receiver.settings()
     settings |= {"NATS_URL": way.url.format(port=server.port), "WORKER_LOG_LEVEL": level}
     worker = await spawn_worker(**settings)
     settings |= {"WORKER_HTTP_PORT": str(worker.http_port)}  # else the doctor looks who has 8080 here
@@ -223,6 +249,7 @@ async def test_nothing_that_a_run_writes_holds_a_secret_or_a_text(
     assert await worker.wait() == 0
     await nc.close()
     said["log"] = worker.log
+    said["traces"] = received(receiver)
     assert "request ended" in said["log"]
     assert "aichats_requests_total" in said["/metrics"]
     assert '"servers"' in said["/docs/asyncapi.json"]
@@ -240,9 +267,10 @@ async def test_nothing_that_a_run_writes_holds_a_secret_or_a_text(
 
 
 async def test_nor_with_the_other_provider(
-    nats_server: NatsServer, nc: Client, spawn_worker: SpawnWorker, simulator: Simulator, proxy: Proxy
+    nc: Client, spawn_worker: SpawnWorker, simulator: Simulator, proxy: Proxy, *, receiver: Receiver
 ) -> None:
     settings = provider_settings(simulator, proxy, "openai") | {"WORKER_LOG_LEVEL": "debug", "WORKER_JOBS": "off"}
+    settings |= receiver.settings()
     worker = await spawn_worker(**settings)
     said: dict[str, Any] = {}
     for what in ("words=2", "status=503", "status=401", "answer=challenge", "answer=json-error", "cut-after=1"):
@@ -256,7 +284,7 @@ async def test_nor_with_the_other_provider(
     posts = [request for request in simulator.requests if request.method == "POST"]
     assert all(request.headers["authorization"] == f"Bearer {KEY}" for request in posts)
     assert any(PROMPT in request.content for request in posts)
-    assert_no_marks(said | {"log": worker.log})
+    assert_no_marks(said | {"log": worker.log, "traces": received(receiver)})
 
 
 DEFECTIVE = """

@@ -16,7 +16,7 @@ REQ = "ai.v1.req.text.default"
 
 
 async def until_status(worker: object, path: str, status: int) -> None:
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         while await worker.status(path) != status:  # type: ignore[attr-defined]
             await asyncio.sleep(0.02)
 
@@ -57,6 +57,7 @@ async def test_a_second_signal_ends_at_once(nc: Client, spawn_worker: SpawnWorke
     assert await worker.wait() == 128 + signal.SIGTERM
 
 
+@pytest.mark.slow("four workers start, one after the other")
 async def test_a_rolling_restart_loses_and_doubles_nothing(nc: Client, spawn_worker: SpawnWorker) -> None:
     workers = [await spawn_worker(WORKER_JOBS="off") for _ in range(2)]
     asked: list[asyncio.Task[list[object]]] = []

@@ -5,6 +5,7 @@ import pytest
 from benchmarks.soak import run
 
 
+@pytest.mark.slow("fifteen seconds hold each kind of trouble at least once")
 @pytest.mark.timeout(300)
 async def test_nothing_ends_wrongly_and_nothing_is_left_behind_whatever_goes_wrong(
     capsys: pytest.CaptureFixture[str],

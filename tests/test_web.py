@@ -1,15 +1,18 @@
 """Probes, metrics and documentation over HTTP."""
 
 import asyncio
+import contextlib
 import json
 from urllib.error import HTTPError
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import pytest
 import yaml
 from nats.aio.client import Client
 
+from aichats_schemas import __version__
 from aichats_worker.app import App
+from aichats_worker.documents.html import HEADERS
 from tests.conftest import SpawnWorker, StartWorker
 from tests.processes import free_port
 from tests.requester import ask
@@ -19,12 +22,16 @@ class Site:
     def __init__(self, port: int) -> None:
         self.port = port
 
-    async def get(self, path: str) -> tuple[int, str, bytes]:
-        return await asyncio.to_thread(self._get, path)
+        self.headers: dict[str, str] = {}
 
-    def _get(self, path: str) -> tuple[int, str, bytes]:
+    async def get(self, path: str, accept: str = "*/*") -> tuple[int, str, bytes]:
+        return await asyncio.to_thread(self._get, path, accept)
+
+    def _get(self, path: str, accept: str) -> tuple[int, str, bytes]:
+        request = Request(f"http://127.0.0.1:{self.port}{path}", headers={"accept": accept})
         try:
-            with urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
+            with urlopen(request, timeout=5) as answer:  # noqa: S310
+                self.headers = dict(answer.headers)
                 return answer.status, answer.headers["content-type"], answer.read()
         except HTTPError as error:
             with error:
@@ -75,25 +82,46 @@ async def test_metrics_say_how_many_tasks_the_event_loop_has(worker: App, site: 
     assert await shown() <= during - 40
 
 
-async def test_the_asyncapi_document_shows_what_to_send_and_what_comes_back(worker: App, site: Site) -> None:
+async def test_the_asyncapi_document_is_served_as_json_and_yaml(worker: App, site: Site) -> None:
     status, content_type, body = await site.get("/docs/asyncapi.json")
-    document = json.loads(body)
     assert (status, content_type) == (200, "application/json")
-    assert document["asyncapi"].startswith("3.")
-    addresses = {channel["address"] for channel in document["channels"].values()}
-    assert {"ai.v1.req.text.*", "ai.v1.req.image.*", "ai.v1.ask.text.*", "ai.v1.ask.image.*"} <= addresses
-    schemas = document["components"]["schemas"]
-    assert {"prompt", "messages", "timeout_seconds"} <= set(schemas["TextRequest"]["properties"])
-    assert {"Done", "Error", "Response", "Image"} <= set(schemas)
-    assert yaml.safe_load((await site.get("/docs/asyncapi.yaml"))[2]) == document
+    assert json.loads(body) == worker.contract.document()
+    status, content_type, body = await site.get("/docs/asyncapi.yaml")
+    assert (status, content_type) == (200, "application/yaml")
+    assert yaml.safe_load(body) == worker.contract.document()
 
 
-async def test_the_asyncapi_page_needs_nothing_from_elsewhere(worker: App, site: Site) -> None:
-    status, content_type, body = await site.get("/docs/asyncapi")
+@pytest.mark.parametrize("path", ["/", "/docs/asyncapi"])
+async def test_a_page_comes_with_a_policy_that_lets_it_do_nothing(worker: App, site: Site, path: str) -> None:
+    status, content_type, body = await site.get(path, accept="text/html,*/*;q=0.8")
     assert (status, content_type) == (200, "text/html; charset=utf-8")
-    assert b"ai.v1.req.text.*" in body
-    assert b"<script" not in body
-    assert b"src=" not in body
+    assert body.startswith(b"<!doctype html>")
+    assert {name: site.headers[name] for name in HEADERS} == HEADERS
+
+
+async def test_the_front_page_says_what_this_is_and_whether_it_is_ready(worker: App, site: Site) -> None:
+    status, content_type, body = await site.get("/")
+    assert (status, content_type) == (200, "text/plain; charset=utf-8")
+    text = body.decode()
+    assert text.startswith(f"ai-worker {__version__}: ready\n")
+    assert worker.discovery.id in text
+    assert "gpt-4" in text
+    await worker._disconnect()
+    _, _, body = await site.get("/")
+    assert body.startswith(f"ai-worker {__version__}: not ready: ".encode())
+
+
+async def test_the_front_page_is_there_before_the_broker_is(start_worker: StartWorker, site: Site) -> None:
+    where = {"nats_url": f"nats://127.0.0.1:{free_port()}"}
+    starting = asyncio.ensure_future(start_worker(worker_http_host="127.0.0.1", worker_http_port=site.port, **where))
+    async with asyncio.timeout(30):
+        while not starting.done():
+            with contextlib.suppress(OSError):
+                _, _, body = await site.get("/")
+                assert b": not ready: " in body
+                break
+            await asyncio.sleep(0.05)
+    starting.cancel()
 
 
 async def test_an_unknown_path_is_not_found(worker: App, site: Site) -> None:

@@ -4,6 +4,7 @@ Other services may import this package. It needs pydantic alone and imports noth
 """
 
 from aichats_schemas.events import (
+    AskEvent,
     Done,
     DoneData,
     Error,
@@ -11,6 +12,7 @@ from aichats_schemas.events import (
     ErrorData,
     Image,
     ImageData,
+    ImageEvent,
     ReasoningEvent,
     Response,
     Result,
@@ -18,6 +20,7 @@ from aichats_schemas.events import (
     ResultImage,
     Status,
     StreamEvent,
+    TextEvent,
     Timing,
     Usage,
     parse_event,
@@ -29,6 +32,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "PROTOCOL",
+    "AskEvent",
     "Done",
     "DoneData",
     "Error",
@@ -36,6 +40,7 @@ __all__ = [
     "ErrorData",
     "Image",
     "ImageData",
+    "ImageEvent",
     "ImageRequest",
     "Kind",
     "Message",
@@ -48,6 +53,7 @@ __all__ = [
     "Status",
     "StreamEvent",
     "Subjects",
+    "TextEvent",
     "TextRequest",
     "Timing",
     "Usage",

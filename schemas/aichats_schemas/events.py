@@ -4,11 +4,14 @@ After the last event (`done`, `result` or `error`) comes one message of zero byt
 A client ignores event types and fields that it does not know.
 """
 
+from collections.abc import Mapping
 from enum import StrEnum
 from functools import cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from aichats_schemas.subjects import CoreMode, Kind
 
 
 class ErrorCode(StrEnum):
@@ -38,6 +41,13 @@ class ErrorCode(StrEnum):
 class _Shape(BaseModel):
     # An answer's own text and bytes stay out of a repr: those end in logs.
     model_config = ConfigDict(extra="ignore", frozen=True, defer_build=True)
+
+
+def _example(data: Any, **envelope: Any) -> ConfigDict:
+    """Show an event as it is on the wire, in the JSON Schema and in what is made of it."""
+    kind = envelope.pop("type")
+    example = {"type": kind, "data": data, "id": "r9", "attempt": 1, "seq": 0} | envelope
+    return ConfigDict(json_schema_extra={"examples": [example]})
 
 
 class _Event(_Shape):
@@ -122,8 +132,33 @@ class ErrorData(_Shape):
     usage: Usage | None = Field(default=None, description="Where part of an answer was made.")
 
 
+_IMAGE_EXAMPLE = {
+    "index": 0,
+    "part": 0,
+    "parts": 1,
+    "mime": "image/gif",
+    "bytes": 42,
+    "sha256": "ef1955ae757c8b966c83248350331bd3a30f658ced11f387f8ebf05ab3368629",
+    "b64": "R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7",
+}
+_ENDED = {
+    "model": "gpt-4",
+    "provider": {"name": "aichats", "model": "gpt-4", "tries_left": 29},
+    "usage": {"input_tokens": 12, "output_tokens": 88, "estimated": False},
+    "timing": {"queued_ms": 1, "first_ms": 210, "total_ms": 1800},
+}
+_ERROR_EXAMPLE = {
+    "code": "rate_limited",
+    "message": "the provider allows no more calls for now; try again later",
+    "retryable": True,
+    "retry_after_ms": 2000,
+}
+
+
 class Status(_Event):
     """Still at work: sent when 0.8 s pass in silence. A job's record has some of its own."""
+
+    model_config = _example("working", type="status", seq=3)
 
     type: Literal["status"] = "status"
     data: str = Field(description="`working`; of a job also `started`, `retrying`, `given_back`.")
@@ -132,12 +167,16 @@ class Status(_Event):
 class Response(_Event):
     """A piece of text; join in `seq` order."""
 
+    model_config = _example("Hel", type="response", seq=3)
+
     type: Literal["response"] = "response"
     data: str = Field(repr=False)
 
 
 class ReasoningEvent(_Event):
     """A piece of the model's reasoning, only where the request asked for it; no part of the answer."""
+
+    model_config = _example("The user greets me.", type="reasoning")
 
     type: Literal["reasoning"] = "reasoning"
     data: str = Field(repr=False)
@@ -146,12 +185,16 @@ class ReasoningEvent(_Event):
 class Image(_Event):
     """A part of an image."""
 
+    model_config = _example(_IMAGE_EXAMPLE, type="image")
+
     type: Literal["image"] = "image"
     data: ImageData
 
 
 class Done(_Event):
     """The final event of an answer."""
+
+    model_config = _example({"finish_reason": "stop", "last_seq": 7, **_ENDED}, type="done", seq=7)
 
     type: Literal["done"] = "done"
     data: DoneData
@@ -160,6 +203,8 @@ class Done(_Event):
 class Result(_Event):
     """The whole answer to an `ask`."""
 
+    model_config = _example({"text": "Hello!", "finish_reason": "stop", "last_seq": 0, **_ENDED}, type="result")
+
     type: Literal["result"] = "result"
     data: ResultData
 
@@ -167,11 +212,26 @@ class Result(_Event):
 class Error(_Event):
     """The final event of a request that failed."""
 
+    model_config = _example(_ERROR_EXAMPLE, type="error", seq=2)
+
     type: Literal["error"] = "error"
     data: ErrorData
 
 
-StreamEvent = Annotated[Status | Response | ReasoningEvent | Image | Done | Result | Error, Field(discriminator="type")]
+StreamEvent = Annotated[
+    Status | Response | ReasoningEvent | Image | Done | Result | Error,
+    Field(discriminator="type", title="StreamEvent"),
+]
+# Which of them answer what.
+TextEvent = Annotated[Status | Response | ReasoningEvent | Done | Error, Field(discriminator="type", title="TextEvent")]
+ImageEvent = Annotated[Status | Image | Done | Error, Field(discriminator="type", title="ImageEvent")]
+AskEvent = Annotated[Result | Error, Field(discriminator="type", title="AskEvent")]
+EVENTS: Final[Mapping[tuple[CoreMode, Kind], Any]] = {
+    ("req", "text"): TextEvent,
+    ("req", "image"): ImageEvent,
+    ("ask", "text"): AskEvent,
+    ("ask", "image"): AskEvent,
+}
 
 
 @cache

@@ -4,8 +4,9 @@ These models check the shape of a request. The lengths that a worker accepts are
 those after the shape and answers `too_large`; which models there are, and what they can honour, is the worker's too.
 """
 
+from collections.abc import Mapping
 from functools import cached_property
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -20,6 +21,8 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+
+from aichats_schemas.subjects import Kind
 
 INT64_MAX = 2**63 - 1
 MODELS_NAMED_MAX = 50
@@ -190,6 +193,24 @@ _FIELDS = frozenset(_Request.model_fields)
 class TextRequest(_Request):
     """A request for text: `ai.v1.req.text.<tenant>`, `ask` or `job`."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"prompt": "Say hi"},
+                {
+                    "messages": [
+                        {"role": "system", "content": "Answer in French."},
+                        {"role": "user", "content": "Say hi"},
+                    ],
+                    "model": "gpt-4",
+                    "temperature": 0.2,
+                    "timeout_seconds": 60,
+                    "metadata": {"ticket": "4711"},
+                },
+            ]
+        }
+    )
+
     temperature: float | None = Field(default=None, ge=0, le=2, allow_inf_nan=False)
     top_p: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
     max_tokens: int | None = Field(default=None, ge=1, le=INT64_MAX, description="Of the answer.")
@@ -202,6 +223,10 @@ class TextRequest(_Request):
 class ImageRequest(_Request):
     """A request for images: `ai.v1.req.image.<tenant>`, `ask` or `job`. Of `messages`, the last is the prompt."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"prompt": "A red bicycle"}, {"prompt": "A red bicycle", "n": 2}]}
+    )
+
     size: str | None = Field(
         default=None, pattern=r"^[1-9][0-9]{1,4}x[1-9][0-9]{1,4}$", description="Width and height, `1024x1024`."
     )
@@ -211,4 +236,5 @@ class ImageRequest(_Request):
     n: int | None = Field(default=None, ge=1, le=4, description="How many images.")
 
 
+MODELS: Final[Mapping[Kind, type[TextRequest] | type[ImageRequest]]] = {"text": TextRequest, "image": ImageRequest}
 OPTION_NAMES = TextRequest.option_names | ImageRequest.option_names

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 Kind = Literal["text", "image"]
+CoreMode = Literal["req", "ask"]
 Mode = Literal["req", "ask", "job"]
 
 PROTOCOL: Final = "ai.v1"
@@ -94,7 +95,7 @@ class Subjects:
     def _stream(self, name: str) -> str:
         return name if self.prefix == PROTOCOL else f"{name}_{self.prefix.replace('.', '_')}"
 
-    def request(self, mode: Literal["req", "ask"], kind: Kind, tenant: str = "*") -> str:
+    def request(self, mode: CoreMode, kind: Kind, tenant: str = "*") -> str:
         """Where a core request goes: `req` for a streamed reply, `ask` for one message."""
         return f"{self.prefix}.{mode}.{kind}.{tenant}"
 

@@ -23,7 +23,7 @@ from tests.processes import ROOT, NatsServer, WorkerProcess
 
 SAMPLE = ROOT / "docs" / "nats-server.conf"
 USERS = ("worker", "operator", "teama", "teamb", "system")
-VIOLATION_WAIT_SECONDS = 10.0
+VIOLATION_WAIT_SECONDS = 60.0
 # Long enough for a loaded machine to keep a lease, short enough to wait for.
 ACK_WAIT_SECONDS = "3"
 
@@ -192,7 +192,7 @@ class Secured:
         yield
         async with asyncio.timeout(VIOLATION_WAIT_SECONDS):
             while await self.dropped() == before:
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(0.1)
         assert await self.dropped() == before + 1
 
     @property

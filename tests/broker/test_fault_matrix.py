@@ -218,7 +218,7 @@ async def served(nc: Client) -> str:
 
 
 async def until_served(world: World) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             if world.nc.is_connected and world.app.broker.connection.is_connected:
                 try:

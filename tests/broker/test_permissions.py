@@ -28,7 +28,7 @@ from tests.processes import ROOT
 # Side by side with others, and one after the other among themselves: the site takes seconds to make.
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("permissions")]
 
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 60.0
 TENANTS = ("teama", "teamb")
 LONG = "[sim: words=1000 pause=0.1]"
 
@@ -190,6 +190,7 @@ async def test_all_that_the_contract_has_works_and_no_right_of_worker_or_tenant_
     assert spare(site) == NEW_ACKS
 
 
+@pytest.mark.slow("a second site is made")
 @pytest.mark.timeout(180)  # a whole site of its own, from its keys on
 async def test_the_same_with_the_acknowledgement_subjects_that_are_to_come(tmp_path: Path) -> None:
     async with secured(tmp_path, new_acks=True) as site:

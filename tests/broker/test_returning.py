@@ -13,11 +13,12 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
 from aichats_schemas import parse_event
-from aichats_worker import wiring
+from aichats_worker import login
 from aichats_worker.app import App
 from aichats_worker.broker.connecting import connect
 from aichats_worker.broker.patches.subscribing import settle
 from aichats_worker.settings import load_settings
+from aichats_worker.simulator.answers import words
 from aichats_worker.simulator.server import Simulator
 from tests.broker.identities import Key, Operator
 from tests.conftest import SpawnWorker, StartWorker
@@ -176,6 +177,43 @@ async def test_credentials_of_a_url_hold_for_a_server_that_was_only_heard_of(
     await until(lambda: bool(app.broker.connection.discovered_servers))
     first.stop()
     await until(lambda: app.broker.connection.stats["reconnects"] == 1)
+
+
+async def test_a_worker_moves_before_a_retiring_broker_throws_it_out_and_loses_neither_event_nor_request(
+    own_nats_server: MakeServer, start_worker: StartWorker
+) -> None:
+    """A slow link: what the old broker sends to the worker is under way for a while, and so is the worker's leaving."""
+    ports = free_port(), free_port()
+
+    def config(name: str, mine: int, other: int) -> str:
+        cluster = f'cluster {{ name: c, listen: "127.0.0.1:{mine}", routes: ["nats://127.0.0.1:{other}"] }}'
+        return f'server_name: {name}\nlame_duck_duration: "60s"\nlame_duck_grace_period: "30s"\n{cluster}\n'
+
+    old = own_nats_server(config("a", *ports), jetstream=False)
+    new = own_nats_server(config("b", *reversed(ports)), jetstream=False)
+    nc = await nats.connect(new.url)
+    async with linked(old.port) as link:
+        app = await start_worker(nats_url=link.url, worker_drain_timeout_seconds=5)
+        connection = app.broker.connection
+        await until(lambda: any(url.port == new.port for url in connection.discovered_servers))
+        link.delay_seconds = 0.3
+        under_way = await Exchange(nc).send(REQ, b"[sim: words=40 pause=0.1]")
+        await under_way.event()
+        old.send(signal.SIGUSR2)
+        sent: list[Exchange] = []
+        while connection.stats["reconnects"] == 0 and len(sent) < 400:
+            sent.append(await Exchange(nc).send(REQ, SHORT))
+            await asyncio.sleep(0.02)
+        assert connection.connected_url is not None
+        assert connection.connected_url.port == new.port
+        assert await served(nc)
+        assert text_of(await under_way.all()) == "".join(words(40))
+        answers = [
+            await exchange.next() for exchange in sent
+        ]  # nobody's request is lost: without a worker, that is said
+        assert {(answer.headers or {}).get("Status", "answered") for answer in answers} <= {"answered", "503"}
+    await nc.close()
+    old.kill()  # it would take its time
 
 
 async def test_a_subscription_limit_costs_no_stream_and_is_told_until_it_is_raised(
@@ -387,7 +425,7 @@ async def test_a_broker_that_wants_tls_first_is_named_and_then_reached(
     server = own_nats_server(f"server_name: s\ntls {{ {tls} }}\n", jetstream=False)
     settings = {"nats_url": server.url, "nats_ca": str(tmp_path / "ca.pem")}
     with pytest.raises(NatsError, match="where it wants TLS first, set NATS_TLS_FIRST=on"):
-        await connect(wiring.access(load_settings(**settings)))
+        await connect(login.access(load_settings(**settings)))
     app = await start_worker(nats_tls_first=True, **settings)
     assert app.health.ready()[0]
 
@@ -459,7 +497,7 @@ async def test_the_log_says_what_happened_to_the_connection_and_why(
     await asyncio.sleep(3)  # some tries
     server.start()
     await worker.ready()
-    lines = [line for line in worker.log.splitlines() if '"broker' in line]
+    lines = [line for line in worker.log.splitlines() if '"event": "broker' in line]
     assert [line.partition('"event": "')[2].partition('"')[0] for line in lines] == [
         "broker disconnected",
         "broker not reached",

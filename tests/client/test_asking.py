@@ -35,7 +35,7 @@ from aichats_worker.simulator.server import Simulator
 from tests.conftest import StartWorker
 from tests.processes import NatsServer, free_port
 
-WAIT_SECONDS = 15.0
+WAIT_SECONDS = 60.0
 LONG = "[sim: words=500 pause=0.05]"
 
 

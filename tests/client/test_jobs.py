@@ -176,6 +176,7 @@ async def test_events_tell_of_every_attempt_each_once(ai: Client, start_jobs: St
     assert later == places[2:]
 
 
+@pytest.mark.slow("two workers start, and the ack_wait passes")
 async def test_a_worker_that_is_killed_in_mid_stream_is_not_noticed(
     ai: Client, spawn_jobs: Callable[[], Awaitable[WorkerProcess]], simulator: Simulator
 ) -> None:
@@ -196,6 +197,7 @@ async def test_a_worker_that_is_killed_in_mid_stream_is_not_noticed(
     assert simulator.closed_early == 1
 
 
+@pytest.mark.slow("two workers start, and one of them stops")
 async def test_the_worker_that_serves_the_record_may_go(
     ai: Client, spawn_jobs: Callable[[], Awaitable[WorkerProcess]]
 ) -> None:

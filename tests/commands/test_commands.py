@@ -20,7 +20,7 @@ from aichats_worker.simulator.server import Simulator
 from tests.conftest import StartWorker
 from tests.processes import ROOT, NatsServer, free_port
 
-RUN_TIMEOUT_SECONDS = 40.0
+RUN_TIMEOUT_SECONDS = 90.0
 SCREEN_LINES = 30
 OTHERS = {"run", "demo", "doctor", "simulator", "provision", "version"}  # they need no example, or have others' care
 
@@ -36,7 +36,7 @@ async def start(*arguments: str, cwd: Path = ROOT, **environment: str) -> asynci
     clean = {
         key: value
         for key, value in os.environ.items()
-        if not key.startswith(("NATS_", "AICHATS_", "WORKER_", "OPENAI_", "PROVIDER_"))
+        if not key.startswith(("NATS_", "AICHATS_", "WORKER_", "OPENAI_", "PROVIDER_", "OTEL_"))
     }
     clean |= {"PYTHONPATH": str(ROOT)} | environment
     return await asyncio.create_subprocess_exec(

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from aichats_client import submit
+from aichats_worker.commands.top import Seen
 from aichats_worker.simulator.answers import image as simulated_image
 from aichats_worker.simulator.answers import words
 from tests.commands.test_commands import Ran, command
@@ -97,12 +98,24 @@ async def test_jobs_shows_what_waits_and_what_runs(queue: Queue, start_jobs: Sta
     shown = (await queue.run("jobs", "--limit", "1")).out.decode()
     assert "2 jobs in the queue, of which 1 are shown" in shown
     top = json.loads((await queue.run("top", "--once", "--json")).out)
-    assert len(top["workers"]) == 1
+    (seen,) = top["workers"]
+    assert (seen["in_flight"], seen["capacity"]["text"]) == ({"text": 1, "image": 0}, 1)
     assert top["queue"][0] == {"kind": "text", "waits": 1, "taken": 1, "retried": 0}
-    table = await queue.run("top")
-    assert "1 worker" in table.out.decode(), "in a pipe it is shown once"
+    table = (await queue.run("top")).out.decode()
+    assert "1 worker" in table, "in a pipe it is shown once"
+    assert " 1 of 1 " in table
     assert (await queue.run("cancel", "runs", "--tenant", "t")).out == b"cancelled\n"
     assert worker is not None
+
+
+def test_top_weighs_first_events_by_how_many_there_were_and_reads_a_worker_that_says_less() -> None:
+    endpoints = [
+        {"num_requests": 4, "data": {"num_first_events": 3, "average_first_event_time": 100_000_000}},
+        {"num_requests": 1, "data": {"num_first_events": 1, "average_first_event_time": 500_000_000}},
+    ]
+    seen = Seen.read({"id": "a", "endpoints": endpoints, "metadata": {"in_flight_text": "2"}}, None, 1)
+    assert (seen.requests, seen.first_event_ms, seen.in_flight, seen.capacity) == (5, 200, {"text": 2}, {})
+    assert Seen.read({"id": "a", "endpoints": [{"num_requests": 4}]}, None, 1).first_event_ms is None
 
 
 async def test_jobs_without_a_queue_says_so(queue: Queue) -> None:

@@ -163,8 +163,9 @@ async def test_a_record_that_is_gone_is_expired_for_whoever_had_some_of_it(
 
 @pytest.mark.parametrize("how", ["purged", "deleted"])
 async def test_a_record_that_goes_in_the_middle_ends_the_resume(
-    broker: Broker, start_jobs: StartJobs, how: str
+    broker: Broker, start_jobs: StartJobs, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
+    monkeypatch.setattr("aichats_worker.control.resume.LOOK_AGAIN_SECONDS", 0.5)
     await start_jobs(worker_jobs_provision=True)
     await stored(broker, 5, ended=False)
     exchange = await Exchange(broker.nc).send(RESUME, {"id": "r1"})
@@ -195,6 +196,23 @@ async def test_a_record_that_is_begun_anew_is_not_joined_to_what_was_read(
     assert (error.type, error.attempt) == ("error", 0)
     assert error.data.code == "expired"  # type: ignore[union-attr]
     assert max((event.attempt, event.seq) for event in events) == (last.attempt, last.seq)
+
+
+async def test_a_records_stream_that_is_made_anew_ends_the_resume(broker: Broker, start_jobs: StartJobs) -> None:
+    """Its numbers begin at 1 again: what is stored there now lies before the place where the reader is."""
+    await start_jobs()
+    config = (await broker.js.stream_info("AIOUT")).config
+    await stored(broker, 5, ended=False)
+    exchange = await Exchange(broker.nc).send(RESUME, {"id": "r1"})
+    while (await exchange.event()).seq != 4:
+        pass
+    await broker.js.delete_stream("AIOUT")
+    await broker.js.add_stream(config)
+    await stored(broker, 3)
+    async with asyncio.timeout(WAIT_SECONDS):
+        while exchange.messages[-1].data:
+            await exchange.next()
+    assert parse_event(exchange.messages[-2].data).data.code == "expired"  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("ended", [True, False])
@@ -229,7 +247,10 @@ async def test_an_event_that_is_larger_than_the_brokers_limit_now_ends_the_resum
     await nc.close()
 
 
-async def test_a_job_that_is_removed_in_the_middle_ends_the_resume(broker: Broker, start_jobs: StartJobs) -> None:
+async def test_a_job_that_is_removed_in_the_middle_ends_the_resume(
+    broker: Broker, start_jobs: StartJobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aichats_worker.control.resume.LOOK_AGAIN_SECONDS", 0.5)
     await start_jobs()
     await stored(broker, 5, ended=False)
     events = await answer_of(broker, {"id": "r1"})

@@ -34,7 +34,7 @@ def outcomes(app: App, *, mode: str = "req", kind: str = "text") -> dict[str, fl
     }
 
 
-async def until(condition: Any, *, seconds: float = 10.0) -> None:
+async def until(condition: Any, *, seconds: float = 60.0) -> None:
     """Wait for what has no event of its own."""
     async with asyncio.timeout(seconds):
         while not condition():

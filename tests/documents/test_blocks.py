@@ -20,7 +20,7 @@ from tests.documents.blocks import PAGES, RUN, Block, blocks_of, named
 from tests.jobs.test_jobs import serving_jobs
 from tests.processes import ROOT, NatsServer, free_port
 
-PAGE_TIMEOUT_SECONDS = 120.0
+PAGE_TIMEOUT_SECONDS = 240.0
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 RUNNING = [page for page in PAGES if any(block.is_run for block in blocks_of(page))]
 BEGIN = "=== block at line"
@@ -77,6 +77,7 @@ class Place:
         return out.decode()
 
 
+@pytest.mark.slow("a page is run whole, one command after the other")
 @pytest.mark.timeout(PAGE_TIMEOUT_SECONDS + 60)
 @pytest.mark.parametrize("page", RUNNING, ids=named)
 async def test_every_block_that_is_run_does_what_its_page_says(

@@ -18,6 +18,7 @@ from aichats_worker.commands.line import app as command_line
 from aichats_worker.errors import WorkerError
 from aichats_worker.settings import Settings, settings_without_environment
 from aichats_worker.simulator.broker import embedded_nats_server
+from aichats_worker.telemetry.logs import configure_logging
 from tests.chart.written import secret_names, settings_schema
 from tests.processes import ROOT
 
@@ -30,6 +31,18 @@ GROUPS: Final = {
     "AICHATS_": ("ai-chats.org", "For the provider `aichats`."),
     "OPENAI_": ("An OpenAI-compatible server", "For the provider `openai`; [Providers](providers.md) has examples."),
 }
+METRICS_ABOUT: Final = """\
+`/metrics` on `WORKER_HTTP_PORT`, for Prometheus. A histogram's samples end in `_bucket`, `_sum` and `_count`; times are
+in seconds. What can be counted begins at 0 when the worker starts, so that the first of its kind is a rise. No label
+holds a tenant, an id or a subject: who asked is in [the log](logs.md) alone. [Runbook](runbook.md) says what to do.
+
+- `mode` is `req`, `ask` or `job`; `kind` is `text` or `image`.
+- `outcome` of a request is `done`, an [error code](errors.md), or one of three that nobody is told: `gone` (nobody
+  listened any more), `handed_over` (another worker had room and answers it), `lost` (somebody else has written to the
+  job's record). Of a provider's call it is `answered`, `left` (the request ended first) or an error code.
+- `fault` is whose it was: `requester`, `operator`, `provider` or `worker`.
+- What the queue holds (`aichats_jobs_waiting`, `_taken`, `_oldest_seconds`) is the broker's word, the same at each
+  worker: take `max`, not `sum`."""
 CIRCUIT: Final = {"none": "no", "counts": "counts", "opens": "opens"}
 SETTINGS_ABOUT: Final = """\
 A worker reads its settings from environment variables, once, at its start. An empty variable counts as not set. A wrong
@@ -216,14 +229,21 @@ def metrics_page(registry: Any) -> str:
     """
     names = sorted({(each.name, kind(each), each.documentation) for each in described_families(registry)})
     labels = labels_of(registry)
-    rows = [[f"`{name}`", what, ", ".join(f"`{label}`" for label in labels[name]), says] for name, what, says in names]
+    rows = [
+        [
+            f"`{name}{'_total' if what == 'counter' else ''}`",
+            what,
+            ", ".join(f"`{each}`" for each in labels[name]),
+            says,
+        ]
+        for name, what, says in names
+    ]
     ours = [row for row in rows if row[0].startswith("`aichats")]
     others = [row for row in rows if row not in ours]
     head = "Metric | Is | Labels | Meaning"
     return page(
         "Metrics",
-        "`/metrics` on `WORKER_HTTP_PORT`, for Prometheus. A counter's samples end in `_total`, a histogram's in "
-        "`_bucket`, `_sum` and `_count`. No label holds a tenant, an id or a subject.",
+        METRICS_ABOUT,
         f"## The worker's own\n\n{table(head, ours)}",
         f"## The process\n\nAs every Prometheus client has them.\n\n{table(head, others)}",
     )
@@ -272,6 +292,7 @@ async def _metrics() -> str:
 
 
 if __name__ == "__main__":
+    configure_logging("warning", "auto")
     for name, make in PAGES.items():
         (DOCS / name).write_text(make(), "utf-8")
     (DOCS / "metrics.md").write_text(asyncio.run(_metrics()), "utf-8")

@@ -23,8 +23,8 @@ from tests.examples import browser
 from tests.jobs.test_jobs import serving_jobs
 from tests.processes import ROOT, NatsServer, free_port
 
-RUN_TIMEOUT_SECONDS = 50.0
-INSTALL_TIMEOUT_SECONDS = 45.0
+RUN_TIMEOUT_SECONDS = 90.0
+INSTALL_TIMEOUT_SECONDS = 60.0
 EXAMPLES = ROOT / "examples"
 DEBIANS_GO = Path("/usr/share/gocode")
 WHOLE = "".join(words(0))

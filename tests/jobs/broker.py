@@ -20,7 +20,7 @@ from aichats_worker.jobs.wanted import CLOSED_MAX_BYTES
 from tests.conftest import StartWorker
 from tests.processes import NatsServer, WorkerProcess
 
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 60.0
 FINAL = ("done", "error")
 StartJobs = Callable[..., Awaitable[App]]
 

@@ -14,7 +14,7 @@ from aichats_worker.jobs.streams import Choices
 from aichats_worker.request.call import Call
 from tests.processes import NatsServer
 
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 60.0
 
 
 @pytest.fixture

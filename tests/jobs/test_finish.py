@@ -195,3 +195,21 @@ async def test_an_end_that_its_reply_subject_cannot_take_any_more_keeps_no_job_i
     await after.removed()
     assert worker.broker.connection.is_connected
     await nc.close()
+
+
+async def test_a_job_that_ends_after_its_queue_was_made_anew_takes_no_other_with_it(
+    broker: Broker, start_jobs: StartJobs
+) -> None:
+    """The new queue's numbers begin at 1 again, and the first job there has the number of the one that ends."""
+    first = await start_jobs(worker_concurrency_max=1, worker_drain_timeout_seconds=20)
+    await broker.submit("[sim: words=30 pause=0.1]", "old")
+    await broker.content()
+    draining = asyncio.create_task(first.drain())
+    await broker.js.delete_stream("AIJOBS")
+    await provisioner(Bus(broker.nc, broker.js), ack_wait_seconds=10).apply()
+    await broker.submit("[sim: words=2]", "new")
+    assert (await broker.end())[-1].id == "old"
+    assert await draining == 0
+    assert await broker.jobs_left() == 1
+    await start_jobs()
+    assert (await broker.end())[-1].id == "new"

@@ -241,6 +241,7 @@ async def test_a_long_job_keeps_its_lease(broker: Broker, start_jobs: StartJobs,
     assert len(simulator.requests) == 1
 
 
+@pytest.mark.slow("two workers start, and the ack_wait passes")
 @pytest.mark.e2e
 async def test_a_job_whose_worker_is_killed_is_answered_whole_by_another(
     broker: Broker, spawn_worker: SpawnWorker
@@ -261,6 +262,7 @@ async def test_a_job_whose_worker_is_killed_is_answered_whole_by_another(
     checked(await broker.record())
 
 
+@pytest.mark.slow("two workers start, and the ack_wait passes")
 @pytest.mark.e2e
 async def test_a_frozen_worker_that_comes_back_has_lost_its_job(
     broker: Broker, spawn_worker: SpawnWorker, simulator: Simulator
@@ -410,11 +412,13 @@ async def test_a_busy_worker_leaves_jobs_to_the_others(
 
 
 async def test_a_worker_that_stops_gives_its_job_back_at_once_and_that_does_not_count(
-    broker: Broker, start_jobs: StartJobs
+    broker: Broker, start_jobs: StartJobs, simulator: Simulator
 ) -> None:
     settings = {"worker_ack_wait_seconds": 30, "worker_attempts_max": 1}
     worker = await start_jobs(**settings)
-    await broker.submit("[sim: words=80 pause=0.1]")
+    for _ in range(3):
+        simulator.script(b"data: not all of it\n", 120)
+    await broker.submit("[sim: words=3]")
     for _ in range(3):
         await broker.content()
         successor = await start_jobs(**settings)
@@ -503,6 +507,32 @@ async def test_a_stale_delivery_that_is_given_back_takes_the_job_from_nobody(
         assert (events[-1].type, events[-1].attempt) == ("done", 1)
         await broker.removed()
         checked(await broker.record())
+        await late.drain()
+
+
+async def test_a_stale_delivery_that_begins_before_a_retry_is_due_is_not_taken_for_dead(
+    broker: Broker, start_jobs: StartJobs, start_worker: StartWorker, simulator: Simulator
+) -> None:
+    """It comes out of a socket as well; the delivery that the broker makes after the delay is put off."""
+    settings = {"worker_ack_wait_seconds": 6, "worker_attempts_max": 2}
+    async with linked(broker.server.port) as link:
+        late = await start_worker(nats_url=link.url, worker_jobs=True, **settings)
+        await serving_jobs(late)
+        await broker.listen()
+        async with asyncio.timeout(WAIT_SECONDS):
+            while not (await broker.js.consumer_info("AIJOBS", "ai-workers-text")).num_waiting:
+                await asyncio.sleep(0.02)
+        link.down.clear()
+        simulator.script(b"no", status=429, headers={"retry-after": "3"})
+        await broker.submit("[sim: words=50 pause=0.1]")
+        await start_jobs(**settings)
+        while (await broker.events(1))[0].data != "retrying":
+            pass
+        await asyncio.sleep(2)  # well within the delay, and less of it left than until a lease is renewed
+        link.down.set()
+        events = await broker.end()
+        assert (events[-1].type, events[-1].attempt) == ("done", 2)
+        assert len(simulator.requests) == 2
         await late.drain()
 
 

@@ -24,6 +24,7 @@ async def test_a_lease_goes_by_the_consumers_own_ack_wait(
     assert len(simulator.requests) == 1
 
 
+@pytest.mark.slow("the worker looks each five seconds, and the wait is longer than that")
 async def test_a_lease_follows_an_ack_wait_that_changes(
     broker: Broker, start_jobs: StartJobs, simulator: Simulator
 ) -> None:

@@ -109,9 +109,31 @@ def test_a_message_names_the_setting_that_is_in_use_and_nothing_of_the_provider(
         assert not any(word in error.message for word in ("sk-1", "m1", "elsewhere"))
 
 
-def test_a_refused_option_is_named_where_it_is_one_of_ours() -> None:
-    assert refused(400, said(message="x", param="temperature")).message.startswith("temperature: ")
-    assert "secret" not in refused(400, said(message="x", param="secret")).message
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [
+        (said(message="x", param="temperature"), "temperature"),
+        (said(message="x", param="messages[0].content"), "messages"),
+        (said(message="x", param="max_completion_tokens"), "max_tokens"),
+        (said(message="Invalid 'messages.0.content': too short", param=None), "messages"),
+        # OpenAI's words through a relay that drops `param`, LiteLLM's own, and those of vLLM and of FastAPI
+        (said(message="OpenAIException - Unsupported value: 'temperature'", param=None), "temperature"),
+        (said(message="UnsupportedParamsError: x does not support parameters: ['top_p'], for model=o1"), "top_p"),
+        (said(message="`response_format` needs a guided decoding backend"), "json"),
+        ({"detail": [{"loc": ["body", "seed"], "msg": "extra fields not permitted"}]}, "seed"),
+    ],
+)  # fmt: skip
+def test_a_refused_option_is_named_where_it_is_one_of_ours(body: Any, named: str) -> None:
+    assert refused(400, body).message.startswith(f"{named}: ")
+
+
+@pytest.mark.parametrize(
+    "body", [said(message="x", param="secret"), said(message="'secret' is wrong, stop it at once"), said(param=[1])]
+)
+def test_what_is_none_of_ours_is_not_named(body: Any) -> None:
+    message = refused(400, body).message
+    assert message.startswith("the provider refused the request as wrong")
+    assert "secret" not in message
 
 
 def test_each_fault_says_what_it_means_for_the_circuit() -> None:

@@ -68,7 +68,7 @@ class Wire:
     async def flush(self) -> None:
         """Wait until the server has it all; it must not have complained."""
         self._writer.write(b"PING\r\n")
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             while (line := await self._reader.readline()) != b"PONG\r\n":
                 assert line.startswith((b"INFO", b"PING")), line
                 if line.startswith(b"PING"):

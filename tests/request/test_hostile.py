@@ -31,7 +31,7 @@ from tests.requester import ask
 
 PIPELINED = 50
 WARM_UP = 100
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = 60.0
 GOOD = "ai.v1.ask.text.default"
 MIB = 1024 * 1024
 
@@ -142,6 +142,8 @@ def check(scene: Scene, bad: Bad) -> None:
     """Exactly one error and the sentinel; or nothing."""
     # Where the worker is slow, a copy of a job may say that it is worked at.
     found = [message for message in scene.answers(bad) if b'"data":"working"' not in message.data]
+    if in_record(bad):  # what is published again since nobody confirmed it is heard twice, and stored once
+        found = list({(message.headers or {}).get("Ai-Job"): message for message in found}.values())
     if not bad.code:
         assert not found, bad
         return
@@ -173,6 +175,7 @@ async def check_jobs(scene: Scene, requests: list[Bad]) -> None:
     assert {bad.own_id for bad in jobs if bad.own_id} <= set(ids)
 
 
+@pytest.mark.slow("hundreds of requests, and the keep-alive has to pass")
 @pytest.mark.fuzz
 @pytest.mark.timeout(1800)
 async def test_bad_requests_get_one_error_or_are_dropped_and_leave_nothing_behind(

@@ -9,22 +9,23 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
 from aichats_schemas.subjects import Kind, ReplyRule, Subjects
-from aichats_worker import wiring
+from aichats_worker import login, wiring
 from aichats_worker.broker.bus import Bus
-from aichats_worker.broker.connecting import Broker
 from aichats_worker.broker.discovery import Discovery
+from aichats_worker.broker.framework import Broker
 from aichats_worker.broker.patches.subscribing import leave, queue_groups, settle
 from aichats_worker.broker.watching import ConnectionWatch
 from aichats_worker.control.cancel import Cancels
 from aichats_worker.control.resume import Resumes
 from aichats_worker.direct.handover import Handover
 from aichats_worker.direct.subscribers import Core
+from aichats_worker.documents.contract import Contract
 from aichats_worker.health import Check, Health
 from aichats_worker.jobs.delivery import Rules
 from aichats_worker.jobs.mailbox import Mailbox
 from aichats_worker.jobs.metrics import JobsMetrics
 from aichats_worker.jobs.provision import Provisioner
-from aichats_worker.jobs.serving import Serving, describe
+from aichats_worker.jobs.serving import Serving
 from aichats_worker.jobs.watching import StreamsWatch
 from aichats_worker.jobs.work import Jobs
 from aichats_worker.memory import giving_back
@@ -74,7 +75,7 @@ class App:
         self.handover = Handover(self.slots, self.subjects, self.runs)
         self.tasks = Tasks()
         self.connection = ConnectionWatch(on_reconnect=self._reconnected)
-        self.broker = Broker(wiring.access(settings), self.connection)
+        self.broker = Broker(login.access(settings), self.connection)
         self._core = Core(self.executor, self.watch, self.telemetry, give=self.handover.give, rule=self._rule)
         self._core.subscribe(self.broker, self.subjects)
         self.discovery = Discovery(self.subjects, self.telemetry, self._announced)
@@ -82,7 +83,8 @@ class App:
         self.saturation = Saturation(self.slots)
         self._loop_lag = LoopLag(self.telemetry.registry)
         self._register()
-        self.web = Web(self.broker, self.telemetry.registry, live=self.health.live, ready=self.health.ready)
+        self.contract = Contract(self.broker, self.subjects, jobs=settings.worker_jobs)
+        self.web = Web(self.contract, self.telemetry.registry, self.health, self.discovery.about)
         self._serving: Serving | None = None
         self._cancels: Cancels | None = None
         self._resumes: Resumes | None = None
@@ -141,10 +143,11 @@ class App:
     def _announced(self) -> dict[str, str]:
         return {
             "keepalive_ms": str(round(self.settings.worker_keepalive_seconds * 1000)),
-            "max_payload": str(self.broker.connection.max_payload),
             "models_text": ",".join(self.provider.offers["text"]),
             "models_image": ",".join(self.provider.offers["image"]),
             "provider_working": str(self.provider.working).lower(),
+            **{f"capacity_{kind}": str(slots.count) for kind, slots in self.slots.items()},
+            **{f"in_flight_{kind}": str(slots.used) for kind, slots in self.slots.items()},
         }
 
     async def start(self) -> None:
@@ -211,7 +214,6 @@ class App:
 
     def _start_jobs(self, jobs: Jobs) -> None:
         """Serve jobs as soon as JetStream lets us; core requests are served meanwhile."""
-        describe(self.broker, self.subjects.job)
         self.health.add(Check("clock", jobs.clock.trouble, gates=False))  # jobs go by the broker's
         self._resumes = Resumes(jobs.mail, jobs, self.watch, self.telemetry)
         self._streams = self._watch_streams(jobs.mail.bus)
@@ -253,11 +255,10 @@ class App:
         if self._draining:
             return 0
         self._draining = self.connection.closing = True
-        await self._leave()
+        # Both at once: to leave takes a few ways to the broker, in which a far worker would go on fetching jobs.
+        await asyncio.gather(self._leave(), *([self._serving.leave()] if self._serving is not None else []))
         if self._resumes is not None:
             await self._resumes.stop()  # whoever reads asks another worker
-        if self._serving is not None:
-            await self._serving.leave()
         cut = await self.runs.drain(self.settings.worker_drain_timeout_seconds)
         if self._cancels is not None:
             await self._cancels.stop()  # until here its requests can be cancelled, by whichever worker is asked

@@ -10,6 +10,7 @@ import structlog
 from aichats_worker.app import App
 from aichats_worker.memory import keep_what_is_used_again
 from aichats_worker.settings import Settings, unknown_variables
+from aichats_worker.tracing.exporting import Exporting
 
 log = structlog.get_logger(__name__)
 
@@ -20,6 +21,7 @@ async def serve(settings: Settings) -> int:
     for sentence in unknown_variables(os.environ):
         log.warning("unknown setting", hint=sentence)
     app = App(settings)
+    exporting = Exporting(os.environ, prefix=settings.worker_subject_prefix, instance=app.discovery.id)
     stop = asyncio.Event()
 
     def on_signal(number: signal.Signals) -> None:
@@ -41,6 +43,7 @@ async def serve(settings: Settings) -> int:
     stopping.cancel()
     starting.cancel()
     cut = await app.drain()
+    exporting.stop()
     if starting.done() and not starting.cancelled() and (error := starting.exception()) is not None:
         raise error
     log.info("stopped", cut_off=cut)

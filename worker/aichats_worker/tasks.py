@@ -41,6 +41,7 @@ class Tasks(Collector):
             run: What is run.
             ends: It may come to an end: only an exception is none.
         """
+        self.ended[name] += 0  # shown before it ends for the first time
         task = asyncio.create_task(self._kept(name, run, ends), name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -3,29 +3,27 @@
 import asyncio
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from html import escape
+from functools import cache
 from typing import Any
 
 import orjson
 import structlog
 import uvicorn
-import yaml
 from faststream.asgi import AsgiFastStream, AsgiResponse, get
-from faststream.nats import NatsBroker
-from faststream.specification import AsyncAPI
 from prometheus_client import CollectorRegistry
 from prometheus_client import make_asgi_app as make_metrics_app
 
-from aichats_schemas import __version__
+from aichats_worker.documents.contract import WRITERS, Contract
+from aichats_worker.documents.front import FrontPage
+from aichats_worker.documents.html import HEADERS
 from aichats_worker.errors import SetupError
+from aichats_worker.health import Health
 
 log = structlog.get_logger(__name__)
 
 STOP_TIMEOUT_SECONDS = 3.0
-
-Check = Callable[[], tuple[bool, dict[str, Any]]]
 
 
 class _Server(uvicorn.Server):
@@ -40,25 +38,31 @@ class Web:
     """The HTTP side of the worker.
 
     Args:
-        broker: Whose subscribers the AsyncAPI document describes.
+        contract: The document that is shown, and FastStream's broker.
         registry: What /metrics shows.
-        live: Says whether the process can go on, with the details.
-        ready: Says whether requests reach it, with the details.
+        health: What the probes say.
+        facts: What the worker's own page says of it, by name.
     """
 
-    def __init__(self, broker: NatsBroker, registry: CollectorRegistry, *, live: Check, ready: Check) -> None:
-        specification = AsyncAPI(title="ai-worker", version=__version__, description="The wire contract ai.v1.")
+    def __init__(
+        self,
+        contract: Contract,
+        registry: CollectorRegistry,
+        health: Health,
+        facts: Callable[[], Mapping[str, Any]],
+    ) -> None:
         self.app = AsgiFastStream(
-            broker,
-            specification=specification,
+            contract.broker,
+            specification=contract.specification,
             logger=None,
             asgi_routes=[
-                ("/livez", _probe(live)),
-                ("/readyz", _probe(ready)),
+                ("/", _front(health, facts)),
+                ("/livez", _probe(health.live)),
+                ("/readyz", _probe(health.ready)),
                 ("/metrics", make_metrics_app(registry)),
-                ("/docs/asyncapi", _document(specification, "text/html; charset=utf-8", _page)),
-                ("/docs/asyncapi.json", _document(specification, "application/json", orjson.dumps)),
-                ("/docs/asyncapi.yaml", _document(specification, "application/yaml", _yaml)),
+                ("/docs/asyncapi", _document(contract, "html", HEADERS)),
+                ("/docs/asyncapi.json", _document(contract, "json", {"content-type": "application/json"})),
+                ("/docs/asyncapi.yaml", _document(contract, "yaml", {"content-type": "application/yaml"})),
             ],
         )
         self._server: _Server | None = None
@@ -96,7 +100,7 @@ class Web:
         self._task.cancel()
 
 
-def _probe(check: Check) -> Any:
+def _probe(check: Callable[[], tuple[bool, dict[str, Any]]]) -> Any:
     @get(include_in_schema=False)
     async def probe(scope: Any) -> AsgiResponse:  # noqa: ARG001 - FastStream passes it
         good, details = check()
@@ -105,24 +109,27 @@ def _probe(check: Check) -> Any:
     return probe
 
 
-def _document(specification: AsyncAPI, content_type: str, render: Callable[[Any], bytes]) -> Any:
+def _front(health: Health, facts: Callable[[], Mapping[str, Any]]) -> Any:
+    """A browser gets a page, `curl` lines."""
+
+    @get(include_in_schema=False)
+    async def front(scope: Any) -> AsgiResponse:
+        ready, said = health.ready()
+        shown = FrontPage(ready, said["checks"], facts())
+        if any(name == b"accept" and b"text/html" in value for name, value in scope["headers"]):
+            return AsgiResponse(shown.html(), 200, HEADERS)
+        return AsgiResponse(shown.text(), 200, {"content-type": "text/plain; charset=utf-8"})
+
+    return front
+
+
+def _document(contract: Contract, name: str, headers: dict[str, str]) -> Any:
+    made = cache(
+        lambda: WRITERS[name](contract.document())
+    )  # it does not change, and takes 0.2 s: not the event loop's
+
     @get(include_in_schema=False)
     async def document(scope: Any) -> AsgiResponse:  # noqa: ARG001 - FastStream passes it
-        jsonable = specification.to_specification().to_jsonable()
-        return AsgiResponse(render(jsonable), 200, {"content-type": content_type})
+        return AsgiResponse(await asyncio.to_thread(made), 200, headers)
 
     return document
-
-
-def _yaml(document: Any) -> bytes:
-    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True).encode()
-
-
-def _page(document: Any) -> bytes:
-    """FastStream's own page loads its script from elsewhere and stays blank offline; this one needs nothing."""
-    text = escape(_yaml(document).decode())
-    return (
-        "<!doctype html><meta charset=utf-8><title>ai-worker: AsyncAPI</title>"
-        "<h1>ai-worker: AsyncAPI</h1><p>Also as <a href=asyncapi.json>JSON</a> and <a href=asyncapi.yaml>YAML</a>, "
-        f"for AsyncAPI Studio and generators.</p><pre>{text}</pre>"
-    ).encode()

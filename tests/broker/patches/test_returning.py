@@ -196,6 +196,22 @@ async def test_nats_py_stays_on_a_server_that_retires_until_it_is_thrown_out(
     server.kill()
 
 
+async def test_a_flush_that_nats_py_was_asked_for_before_a_break_waits_for_its_whole_timeout(
+    link: Link, bare: Any
+) -> None:
+    """Why whoever has to know whether a message arrived asks another way."""
+    nc = await bare(link.url)
+    link.down.clear()
+    flushing = asyncio.create_task(nc.flush(timeout=3))
+    await until(lambda: bool(nc._pongs))
+    link.cut()
+    link.down.set()
+    await until(lambda: nc.stats["reconnects"] == 1)
+    assert not flushing.done()
+    with pytest.raises(FlushTimeoutError):
+        await flushing
+
+
 async def test_what_is_published_is_delivered_once_the_server_has_read_it_and_not_where_the_connection_breaks(
     link: Link, ours: Any
 ) -> None:

@@ -8,8 +8,8 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
 from aichats_client import ClientError
-from aichats_worker import wiring
-from aichats_worker.broker.connecting import connect
+from aichats_worker import login
+from aichats_worker.broker.connecting import NotReached, connect
 from aichats_worker.settings import Settings
 from aichats_worker.urls import masked_urls
 
@@ -34,10 +34,9 @@ async def connected(settings: Settings) -> AsyncIterator[Client]:
     """
     where = masked_urls(settings.nats_url)
     try:
-        nc = await connect(wiring.access(settings))
-    except (OSError, NatsError) as error:
-        reason = str(error).removeprefix("nats: ") or type(error).__name__
-        raise Unreachable(f"{where} cannot be reached: {reason}") from error
+        nc = await connect(login.access(settings))
+    except NotReached as error:
+        raise Unreachable(f"{where} cannot be reached: {error}") from error
     try:
         yield nc
     except (NatsError, ClientError):

@@ -11,7 +11,7 @@ from rich.console import Console
 from aichats_client import Answer, stream
 from aichats_schemas.events import Done
 from aichats_schemas.requests import ImageRequest, TextRequest
-from aichats_worker import wiring
+from aichats_worker import login
 from aichats_worker.app import App
 from aichats_worker.broker.connecting import connect
 from aichats_worker.settings import settings_without_environment
@@ -45,7 +45,7 @@ async def demo(console: Console) -> None:
         stack.push_async_callback(app.drain)
         await app.start()
         console.print("worker        ready")
-        nc = await connect(wiring.access(settings))
+        nc = await connect(login.access(settings))
         stack.push_async_callback(nc.close)
         await _text(nc, console)
         await _image(nc, console)

@@ -9,11 +9,11 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
 from aichats_schemas.subjects import KINDS, SERVICE, Subjects
-from aichats_worker import wiring
+from aichats_worker import login, wiring
 from aichats_worker.broker.bus import Bus
-from aichats_worker.broker.connecting import connect
+from aichats_worker.broker.connecting import NotReached, connect
 from aichats_worker.commands.findings import Finding
-from aichats_worker.errors import SetupError, WorkerError
+from aichats_worker.errors import WorkerError
 from aichats_worker.jobs.provision import Look, Provisioner
 from aichats_worker.jobs.streams import consumer_name
 from aichats_worker.provider.reach import listed_models, reach
@@ -29,12 +29,9 @@ async def broker_findings(settings: Settings) -> list[Finding]:
     """Look at the broker, the streams and consumers of jobs, what waits there, and the workers that answer."""
     where = masked_urls(settings.nats_url)
     try:
-        nc = await connect(wiring.access(settings))
-    except SetupError:
-        raise
-    except (OSError, NatsError) as error:
-        reason = str(error).removeprefix("nats: ") or type(error).__name__
-        return [Finding("nats", False, f"{where} does not answer ({reason}): start a server or set NATS_URL")]
+        nc = await connect(login.access(settings))
+    except NotReached as error:
+        return [Finding("nats", False, f"{where} does not answer ({error}): start a server or set NATS_URL")]
     try:
         started = time.perf_counter()
         await nc.flush()

@@ -8,8 +8,10 @@ from typer.core import TyperCommand
 
 from aichats_worker.commands import line_asking, line_jobs, line_operating
 from aichats_worker.commands.manners import STATUS_ERROR, STATUS_USAGE, AsJson, Context, Server
+from aichats_worker.commands.manners import ending as _ending
 from aichats_worker.commands.manners import fail as _fail
 from aichats_worker.commands.manners import finish as _finish
+from aichats_worker.commands.manners import out as _out
 from aichats_worker.commands.manners import settings_of as _settings
 
 app = typer.Typer(
@@ -141,6 +143,21 @@ def simulator(
         typer.echo("Prompts may hold directives such as [sim: delay=3 words=50]; --help lists them.")
 
     _finish(serve(port, host, started, key=key))
+
+
+@app.command()
+def docs(
+    as_format: Annotated[Literal["yaml", "json", "html"], typer.Option("--format", help="How it is written.")] = "yaml",
+) -> None:
+    """Print what can be sent to a worker with these settings, and what comes back: an AsyncAPI document.
+
+    Example: aichats-worker docs --format html > contract.html
+    """
+    from aichats_worker.app import App
+    from aichats_worker.documents.contract import WRITERS
+
+    with _ending():
+        _out(WRITERS[as_format](App(_settings(by_context=False)).contract.document()).decode())
 
 
 @app.command()

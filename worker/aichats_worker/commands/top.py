@@ -35,6 +35,9 @@ class Seen:
         requests: How many it has answered.
         errors: How many of them ended in an error.
         average_ms: From receipt to end.
+        first_event_ms: From receipt to the first piece of an answer, on average; None where there was none yet.
+        in_flight: What runs now, jobs too, by kind.
+        capacity: How much may run at once, by kind.
         per_second: Requests since the last look; None at the first one.
         provider_working: False while its circuit is open.
         models: That it offers.
@@ -45,6 +48,9 @@ class Seen:
     requests: int
     errors: int
     average_ms: int
+    first_event_ms: int | None
+    in_flight: dict[str, int]
+    capacity: dict[str, int]
     per_second: float | None
     provider_working: bool
     models: str
@@ -61,10 +67,25 @@ class Seen:
             requests=requests,
             errors=sum(each.get("num_errors", 0) for each in endpoints),
             average_ms=round(spent / max(requests, 1) / 1e6),
+            first_event_ms=_first_event_ms([each.get("data", {}) for each in endpoints]),
+            in_flight=_by_kind(metadata, "in_flight"),
+            capacity=_by_kind(metadata, "capacity"),
             per_second=round(max(0, requests - before.requests) / seconds, 1) if before else None,
             provider_working=metadata.get("provider_working") != "false",
             models=", ".join(filter(None, (metadata.get("models_text"), metadata.get("models_image")))),
         )
+
+
+def _first_event_ms(endpoints: list[dict[str, int]]) -> int | None:
+    """Return the mean over endpoints, each with as many answers as it counts."""
+    count = sum(each.get("num_first_events", 0) for each in endpoints)
+    spent = sum(each.get("num_first_events", 0) * each.get("average_first_event_time", 0) for each in endpoints)
+    return round(spent / count / 1e6) if count else None
+
+
+def _by_kind(metadata: dict[str, str], name: str) -> dict[str, int]:
+    """Return what metadata says of each kind; nothing of a worker that does not say it."""
+    return {kind: int(metadata[f"{name}_{kind}"]) for kind in KINDS if f"{name}_{kind}" in metadata}
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,18 +133,20 @@ def _show(live: Live | None, seen: list[Seen], queue: list[Waiting], *, as_json:
 
 
 def _page(seen: list[Seen], queue: list[Waiting]) -> Group:
-    columns = ("worker", "version", "requests", "errors", "per s", "average", "circuit")
+    columns = ("worker", "version", *KINDS, "requests", "errors", "per s", "first event", "average", "circuit")
     workers = Table(*columns, box=None)
     for one in sorted(seen, key=lambda one: one.id):
         circuit = "closed" if one.provider_working else "[red]open[/red]"
-        cells = (one.requests, one.errors, one.per_second, f"{one.average_ms} ms")
+        first = None if one.first_event_ms is None else f"{one.first_event_ms} ms"
+        running = [f"{one.in_flight.get(kind, '?')} of {one.capacity.get(kind, '?')}" for kind in KINDS]
+        cells = (*running, one.requests, one.errors, one.per_second, first, f"{one.average_ms} ms")
         workers.add_row(one.id[:8], one.version, *("" if cell is None else str(cell) for cell in cells), circuit)
     jobs = Table("queue", "waits", "taken", "of those, retried", box=None)
     for waiting in queue:
         jobs.add_row(waiting.kind, str(waiting.waits), str(waiting.taken), str(waiting.retried))
     models = sorted({one.models for one in seen if one.models})
     says = f"{len(seen)} worker{'s' if len(seen) != 1 else ''}" + (f"; models: {'; '.join(models)}" if models else "")
-    return Group(says, workers if seen else "", jobs if queue else "no queue, or it is not for this user to see")
+    return Group(says, workers if seen else "", jobs if queue else "There is no queue, or this user may not see it.")
 
 
 async def _stats(nc: NatsClient) -> list[dict[str, Any]]:

@@ -88,6 +88,7 @@ class Replay:
                 self._pull.look()
                 if self._pull.trouble is not None:
                     self._forget()
+                    await asyncio.sleep(PAUSE_SECONDS)  # its consumer can be made, and say no at once, again and again
             try:
                 if self._pull is None:
                     await self._open()

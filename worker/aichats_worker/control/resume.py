@@ -45,7 +45,9 @@ EXPIRED: Final = "the record's beginning, or what follows `after`, is gone; subm
 Point = tuple[int, int]
 
 
-class _After(BaseModel):
+class After(BaseModel):
+    """The last event that a requester has: of which attempt, and its number."""
+
     model_config = ConfigDict(strict=True)
 
     attempt: int = Field(ge=0)
@@ -55,10 +57,15 @@ class _After(BaseModel):
 class ResumeRequest(BaseModel):
     """What a resume asks for: a job's id, and the last event that the requester has."""
 
-    model_config = ConfigDict(strict=True, extra="ignore", hide_input_in_errors=True)
+    model_config = ConfigDict(
+        strict=True,
+        extra="ignore",
+        hide_input_in_errors=True,
+        json_schema_extra={"examples": [{"id": "r9"}, {"id": "r9", "after": {"attempt": 1, "seq": 41}}]},
+    )
 
     id: str
-    after: _After | None = None
+    after: After | None = None
 
     @property
     def point(self) -> Point:
@@ -227,11 +234,16 @@ class Resumes:
             Expired: The record is gone, or its part that was to come next.
             Internal: The job is gone without an end.
         """
+        queued = await self._is_queued(job)  # first: a job leaves the queue behind its end
         place = await self._jobs.records.place(job)
-        queued = await self._is_queued(job)
-        if place.entry is None and (next_seq > 1 or not queued):
+        if place.entry is None:
+            if next_seq > 1 or not queued:
+                raise Expired(f"id: {EXPIRED}")
+            return
+        # A record that was read does not become shorter, and one whose end was read is not looked at again.
+        if place.seq + 1 < next_seq or (place.entry.is_end and place.seq < next_seq):
             raise Expired(f"id: {EXPIRED}")
-        if place.entry is not None and not queued and place.seq < next_seq and not place.entry.is_end:
+        if not queued and place.seq < next_seq:
             raise Internal("the job has left the queue without an end: its operator removed it; submit it again")
 
 

@@ -26,6 +26,7 @@ from aichats_worker.errors import HandedOver, Overloaded
 from aichats_worker.request.call import Call
 from aichats_worker.request.runs import Runs
 from aichats_worker.request.slots import Slots
+from aichats_worker.tracing import trace
 
 log = structlog.get_logger(__name__)
 
@@ -238,6 +239,7 @@ class Handover:
     async def _place(self, nc: Client, call: Call) -> str:
         """Ask for a slot, and return where it is; nothing where it was just taken, or nobody answered in time."""
         carried = {name: value[:CARRIED_MAX_CHARS] for name in CARRIED if (value := call.headers.get(name))}
+        carried |= trace.carrier()  # its part of the trace is below ours
         mode: Any = call.mode
         offer = _Offer(mode=mode, tenant=call.tenant, id=call.id, reply_to=call.reply_to, headers=carried)
         subject = self._subjects.internal("room", call.kind)

@@ -2,18 +2,17 @@
 
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal
 
 from faststream.nats import NatsBroker
 from faststream.nats.subscriber.usecases import CoreSubscriber
 from nats.aio.msg import Msg
 
-from aichats_schemas.events import StreamEvent
-from aichats_schemas.subjects import KINDS, QUEUE, Kind, ReplyRule, Subjects
+from aichats_schemas.requests import MODELS
+from aichats_schemas.subjects import KINDS, QUEUE, CoreMode, Kind, ReplyRule, Subjects
 from aichats_worker.broker.patches.subscribing import take_directly
 from aichats_worker.direct.handover import Taker
 from aichats_worker.errors import Abandoned, Cancelled, HandedOver, RequesterGone, TooLarge, WorkerError
-from aichats_worker.request.call import MODELS, Call, core_call
+from aichats_worker.request.call import Call, core_call
 from aichats_worker.request.executor import Executor
 from aichats_worker.request.outcome import Outcome
 from aichats_worker.request.reply import Ask, Reply
@@ -21,7 +20,6 @@ from aichats_worker.request.runs import Run
 from aichats_worker.request.watch import Watch
 from aichats_worker.telemetry.counting import Telemetry
 
-CoreMode = Literal["req", "ask"]
 MODES: tuple[CoreMode, ...] = ("req", "ask")
 Give = Callable[[Call, Callable[[Taker], object]], Awaitable[None]]
 
@@ -35,6 +33,7 @@ class CoreDelivery:
     """
 
     queued_seconds = 0.0  # core NATS stores nothing and stamps nothing
+    origin = ""
 
     def __init__(self, call: Call, core: "Core") -> None:
         self.call = call
@@ -135,16 +134,11 @@ class Core:
             QUEUE,
             no_reply=True,  # FastStream would publish an empty message of its own after the events
             title=f"{mode}-{kind}",
-            description=f"{_WHAT[mode]} Plain UTF-8 text in place of the JSON is the prompt. `*` is the tenant.",
+            description=f"{_WHAT[mode]} Plain UTF-8 text in place of the JSON is the prompt. "
+            f"`nats req {subjects.request(mode, kind, 'default')} 'Say hi' {_OPTIONS[mode]}` does it.",
         )
         subscriber(handle)
         take_directly(subscriber, take)
-        broker.publisher(
-            f"_INBOX.{mode}.{kind}",  # AsyncAPI: the channel stands for every requester's inbox
-            schema=StreamEvent,
-            title=f"{mode}-{kind}-events",
-            description="Published to each request's reply subject; after the last event one message of zero bytes.",
-        )
         return subscriber
 
 
@@ -152,3 +146,4 @@ _WHAT: dict[CoreMode, str] = {
     "req": "Streamed reply: many events, then the sentinel.",
     "ask": "The whole answer as one result event, then the sentinel.",
 }
+_OPTIONS: dict[CoreMode, str] = {"req": "--wait-for-empty --raw --reply-timeout=5s", "ask": "--timeout=120s"}

@@ -106,6 +106,11 @@ class JobDelivery:
         """Since it was stored, by the broker's clock."""
         return max(0.0, self._desk.now() - self._job.submitted)
 
+    @property
+    def origin(self) -> str:
+        """Its place in the queue, and when it came there: a stream that was made anew counts from 1 again."""
+        return f"{self._job.seq}.{self._job.submitted}"
+
     @contextmanager
     def opened(self, run: Run) -> Iterator[JobWriter]:
         """Store what comes."""

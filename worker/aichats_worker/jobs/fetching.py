@@ -10,10 +10,10 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from aichats_schemas.subjects import Kind
-from aichats_worker.jobs.lease import Leases
 from aichats_worker.jobs.mailbox import Mailbox
 from aichats_worker.jobs.pull import Pull
 from aichats_worker.jobs.streams import consumer_name
+from aichats_worker.jobs.work import Jobs
 from aichats_worker.request.slots import Slots
 
 log = structlog.get_logger(__name__)
@@ -36,23 +36,19 @@ class Fetching:
         mail: Where they come.
         kind: `text` or `image`.
         slots: Of the kind.
-        leases: The jobs that are here, those included whose slot is free again and whose end is not complete yet.
-        received: Gets each job as it comes; must not wait.
+        jobs: Takes each as it comes, and knows how many are here.
     """
 
-    def __init__(
-        self, mail: Mailbox, kind: Kind, slots: Slots, leases: Leases, received: Callable[[Msg], object]
-    ) -> None:
+    def __init__(self, mail: Mailbox, kind: Kind, slots: Slots, jobs: Jobs) -> None:
         self._kind = kind
         self._slots = slots
-        self._leases = leases
-        self._received = received
+        self._jobs = jobs
         self._changed = asyncio.Event()
         self._told = ""
         self._pull = Pull(mail, mail.bus.subjects.jobs_stream, consumer_name(kind), self._got, seconds=REQUEST_SECONDS)
         self._task: asyncio.Task[None] | None = None
         slots.follow(self._changed.set)
-        leases.tell(self._changed.set)
+        jobs.follow(self._changed.set)
 
     @property
     def trouble(self) -> str | None:
@@ -85,7 +81,7 @@ class Fetching:
             self._told = ""
             log.info("jobs are fetched again", kind=self._kind)
         if message is not None:
-            self._received(message)
+            self._jobs.received(message, self._kind)
 
     async def _fetch(self) -> None:
         while True:
@@ -97,7 +93,7 @@ class Fetching:
             if self._pull.trouble is not None:
                 self._tell(self._pull.trouble)
                 await asyncio.sleep(PAUSE_SECONDS)
-            here = HERE_PER_SLOT * self._slots.count - self._leases.count(self._kind)
+            here = HERE_PER_SLOT * self._slots.count - self._jobs.here(self._kind)
             batch = min(self._slots.free, BATCH_MAX, here)
             if batch > 0 and not self._pull.outstanding:
                 await self._ask(batch)

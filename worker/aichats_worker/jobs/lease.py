@@ -5,7 +5,6 @@ No more than that: whether a job is still ours its record says.
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -38,20 +37,10 @@ class Leases:
         self._held: dict[int, tuple[Job, float]] = {}
         self._checks: dict[int, Check] = {}
         self._said = Said()
-        self._counts: Counter[Kind] = Counter()
-        self._released: list[Callable[[], object]] = []
 
     def follow(self, kind: Kind, ack_wait_seconds: float) -> None:
         """Go by what the kind's consumer has now."""
         self._ack_wait[kind] = ack_wait_seconds
-
-    def tell(self, released: Callable[[], object]) -> None:
-        """Have `released` called after each job that is let go."""
-        self._released.append(released)
-
-    def count(self, kind: Kind) -> int:
-        """Return how many jobs of a kind are in work here, or wait for the end of their end."""
-        return self._counts[kind]
 
     def holds(self, job: Job) -> bool:
         """Say whether a job is in work here, under whatever delivery."""
@@ -61,15 +50,11 @@ class Leases:
     def held(self, job: Job) -> Iterator[None]:
         """Renew a job's lease until the block ends."""
         self._held[job.seq] = job, time.monotonic()
-        self._counts[job.call.kind] += 1
         try:
             yield
         finally:
-            self._counts[job.call.kind] -= 1
             self._held.pop(job.seq, None)
             self._checks.pop(job.seq, None)
-            for released in self._released:
-                released()
 
     def check(self, job: Job, check: Check) -> None:
         """Have it looked at whether a job that is held is still ours, where its lease was renewed too late."""

@@ -66,6 +66,14 @@ class Messages:
         """Whether the connection is closed for good."""
         return self._mail.nc.is_closed
 
+    async def at(self, seq: int) -> StoredMessage | None:
+        """Return the message of a place; None where there is none.
+
+        Raises:
+            nats.errors.Error: It cannot be found out.
+        """
+        return await self._get({"seq": seq})
+
     async def last(self, subject: str) -> StoredMessage | None:
         """Return the last message of a subject; None where there is none.
 

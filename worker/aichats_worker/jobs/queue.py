@@ -14,6 +14,7 @@ from aichats_worker.request.call import Call, job_call
 from aichats_worker.text import ascii_line
 
 REASON_MAX_CHARS: Final = 200
+SAME_SECONDS: Final = 1e-5  # the same stamp of the broker's, read in two forms
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +113,10 @@ class Queue:
         word = b"+ACK" if reason is None else f"+TERM {ascii_line(reason, REASON_MAX_CHARS)}".encode()
         try:
             await self._mail.ask(job.ack, word)
-        except NatsError:
-            await self._messages.delete(job.seq)  # its consumer may be gone
+        except NatsError:  # its consumer may be gone, and the stream: the number is another job's then
+            message = await self._messages.at(job.seq)
+            if message is not None and abs(message.time - job.submitted) < SAME_SECONDS:
+                await self._messages.delete(job.seq)
 
     async def give_back(self, job: Job, delay_seconds: float = 0) -> None:
         """Have a job delivered again after a delay.

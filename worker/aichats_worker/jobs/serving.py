@@ -4,11 +4,9 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from functools import partial
 from typing import Any, Final
 
 import structlog
-from faststream.nats import NatsBroker
 from nats.errors import Error as NatsError
 
 from aichats_schemas.subjects import KINDS, Kind
@@ -17,7 +15,6 @@ from aichats_worker.jobs.mailbox import Mailbox
 from aichats_worker.jobs.queue import Backlog
 from aichats_worker.jobs.streams import consumer_name
 from aichats_worker.jobs.work import Jobs
-from aichats_worker.request.call import MODELS
 from aichats_worker.request.slots import Slots
 
 log = structlog.get_logger(__name__)
@@ -137,8 +134,7 @@ class Serving:
         self._told = reason
 
     def _fetch(self, kind: Kind) -> Fetching:
-        received = partial(self._jobs.received, kind=kind)
-        return Fetching(self._intake, kind, self._slots[kind], self._jobs.leases, received)
+        return Fetching(self._intake, kind, self._slots[kind], self._jobs)
 
     async def _look(self) -> None:
         """Learn the consumers' ack_wait, the broker's time, and what waits.
@@ -160,20 +156,3 @@ class Serving:
             stored = await self._jobs.queue.oldest(kind, info["delivered"]["stream_seq"] + 1)
         age = 0.0 if stored is None else max(0.0, self._jobs.clock.now() - stored)
         return Backlog(waiting, info["num_ack_pending"], age)
-
-
-def describe(broker: NatsBroker, subjects_job: Callable[[Kind], str]) -> None:
-    """Declare the jobs' channels for AsyncAPI. They are not FastStream's to fetch: it costs a job 1 ms of CPU."""
-    for kind in KINDS:
-
-        async def handle(body: object) -> None:
-            """Nobody calls it."""
-
-        handle.__annotations__["body"] = MODELS[kind]
-        subscriber = broker.subscriber(
-            subjects_job(kind),
-            no_reply=True,
-            title=f"job-{kind}",
-            description="A job, submitted with a JetStream publish; `*` are the tenant and the id.",
-        )
-        subscriber(handle)

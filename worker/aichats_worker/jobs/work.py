@@ -1,6 +1,8 @@
 """Takes jobs as they are delivered: which of them are run, and what becomes of the others."""
 
-from contextlib import ExitStack
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from typing import Final
 
 import structlog
@@ -64,8 +66,18 @@ class Jobs:
         self._executor = executor
         self._watch = watch
         self._telemetry = telemetry
+        self._here: Counter[Kind] = Counter()
+        self._let_go: list[Callable[[], object]] = []
         self._leaving = False
         self._said = Said()
+
+    def here(self, kind: Kind) -> int:
+        """Return how many jobs of a kind are here: those included whose slot is free, and whose end is not complete."""
+        return self._here[kind]
+
+    def follow(self, let_go: Callable[[], object]) -> None:
+        """Have `let_go` called after each job that has left."""
+        self._let_go.append(let_go)
 
     def leave(self) -> None:
         """Run no more: what still comes is given back."""
@@ -77,7 +89,16 @@ class Jobs:
         if job.delivery > 1:
             self._telemetry.redelivered(kind)
         has_slot = not self._leaving and self._executor.slots[kind].take()
-        self._executor.runs.spawn(self._take(job, has_slot), f"job:{job.call.id}")
+        self._here[kind] += 1
+        self._executor.runs.spawn(self._held(job, has_slot), f"job:{job.call.id}")
+
+    async def _held(self, job: Job, has_slot: bool) -> None:
+        try:
+            await self._take(job, has_slot)
+        finally:
+            self._here[job.call.kind] -= 1
+            for let_go in self._let_go:
+                let_go()
 
     async def _take(self, job: Job, has_slot: bool) -> None:
         """Run a job, or see to it otherwise. Raises nothing: whatever goes wrong, it is delivered again."""
@@ -151,6 +172,10 @@ class Jobs:
             held.close()  # the provider is not asked: what may take as long as the broker is away needs no slot
             await self._otherwise(job, start, copies)
             return
+        if start.attempt > 1:
+            # One out of an old socket may begin before a retry is due: the delivery that comes then is put off.
+            with suppress(NatsError):
+                await self.queue.keep(job)
         started = job.of_attempt(start.attempt)
         run.call = started.call
         self.leases.check(job, lambda: _still_ours(start, run))

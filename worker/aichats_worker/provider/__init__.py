@@ -8,6 +8,7 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 from aichats_schemas.events import Usage
 from aichats_schemas.requests import Message
 from aichats_schemas.subjects import Kind
+from aichats_worker.tracing.trace import UNTRACED, CallTrace
 
 FinishReason = Literal["stop", "length", "content_filter"]
 Offers = Mapping[Kind, Mapping[str, tuple[frozenset[str], ...]]]
@@ -86,10 +87,12 @@ class Begun(Generic[Item]):
     Attributes:
         first: That item.
         rest: What comes behind it, straight from where the answer is decoded.
+        traced: Is told the Finish.
     """
 
     first: Item
     rest: AsyncIterator[Item]
+    traced: CallTrace = UNTRACED
 
     async def __aiter__(self) -> AsyncIterator[Item]:
         yield self.first

@@ -14,6 +14,8 @@ from aichats_worker.provider import Begun, Finish, Offers, Picture, Pictures, Qu
 from aichats_worker.provider.circuit import CallOnCircuit, Circuit, CircuitOpen
 from aichats_worker.provider.circuit_log import CircuitLog
 from aichats_worker.provider.limiter import Limiter
+from aichats_worker.tracing import trace
+from aichats_worker.tracing.trace import CallTrace
 
 WAIT_MAX_SECONDS: Final = 5.0
 CIRCUITS_MAX: Final = 256
@@ -142,25 +144,28 @@ class Door:
         self, kind: Kind, ask: Callable[[Question], Items], question: Question, calls_max: int
     ) -> AsyncIterator[Begun[Any]]:
         call, has_begun = 0, False
-        while True:
-            call += 1
-            try:
-                async with self._asked_once(kind, ask, question) as answer:
-                    has_begun = True
-                    yield answer
-                    return
-            except WorkerError as error:
-                if not has_begun or _broke_off(error):
-                    error.provider = self.name
-                wait = None if has_begun or call >= calls_max else self._wait_before_next(call, error, question)
-                if wait is None:
-                    raise
-            self.retries[kind] += 1
-            await asyncio.sleep(wait)
+        with trace.asking(self.name, kind, question.model, question.options) as traced:
+            while True:
+                call += 1
+                try:
+                    async with self._asked_once(kind, ask, question, traced) as answer:
+                        has_begun = True
+                        yield answer
+                        return
+                except WorkerError as error:
+                    wait = None if has_begun or call >= calls_max else self._wait_before_next(call, error, question)
+                    if wait is None:
+                        if not has_begun or _broke_off(error):
+                            error.provider = self.name
+                            traced.failed(error)
+                        raise
+                    traced.again(error, wait)
+                self.retries[kind] += 1
+                await asyncio.sleep(wait)
 
     @asynccontextmanager
     async def _asked_once(
-        self, kind: Kind, ask: Callable[[Question], Items], question: Question
+        self, kind: Kind, ask: Callable[[Question], Items], question: Question, traced: CallTrace
     ) -> AsyncIterator[Begun[Any]]:
         circuit = self._circuit_of(kind, question)
         circuit.check()  # before the wait for a turn; again after it
@@ -169,7 +174,9 @@ class Door:
                 async with aclosing(ask(question)) as items:
                     first = await anext(items)
                     call.answered()
-                    yield Begun(first, items)
+                    if not isinstance(first, Finish):
+                        traced.first()
+                    yield Begun(first, items, traced)
 
     @contextmanager
     def _counted(self, kind: Kind, call: CallOnCircuit) -> Iterator[None]:

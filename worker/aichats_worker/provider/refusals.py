@@ -21,7 +21,14 @@ from aichats_worker.provider.waits import retry_after_ms
 
 HEAD_MAX_BYTES: Final = 64 * 1024
 _MESSAGE_MAX_CHARS: Final = 4096
-_FIELDS: Final = (*sorted(OPTION_NAMES), "messages", "prompt")  # a list: what a provider names need not be hashable
+# What a provider calls a field of the request, and what its requester does.
+_FIELDS: Final[dict[str, str]] = {
+    **{name: name for name in (*sorted(OPTION_NAMES), "messages", "prompt")},
+    "max_completion_tokens": "max_tokens",
+    "response_format": "json",
+}
+# As a sentence names one. Without the quotes `stop`, `size` and `n` would be words like others.
+_QUOTED: Final = re.compile(rf"[\"'`]({'|'.join(_FIELDS)})(?:[.\[][^\"'`]{{0,64}})?[\"'`]")
 
 # What bot checks have in common. Words such as "cloudflare" alone are not here: its plain error pages hold them too.
 _CHALLENGES: Final = (
@@ -137,8 +144,18 @@ def refusal_in(body: dict[str, Any]) -> Refusal:
         words=_inner_words(places) + words,
         message=message,
         wait_ms=retry_after_ms({}, body, message),
-        field=next((param for place in places if (param := place.get("param")) in _FIELDS), ""),
+        field=_field(places, message),
     )
+
+
+def _field(places: list[dict[str, Any]], message: str) -> str:
+    """Find the field that is wrong: `param` says it, or a path in it; relays keep the sentence alone."""
+    for place in places:
+        param = place.get("param")
+        if isinstance(param, str) and (name := re.split(r"[.\[]", param, maxsplit=1)[0]) in _FIELDS:
+            return _FIELDS[name]
+    found = _QUOTED.search(message)
+    return _FIELDS[found[1]] if found else ""
 
 
 def _inner_words(places: list[dict[str, Any]]) -> tuple[str, ...]:

@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final
 
 import orjson
 from nats.aio.msg import Msg
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from aichats_schemas.requests import OPTION_NAMES, ImageRequest, TextRequest
+from aichats_schemas.requests import MODELS, OPTION_NAMES, ImageRequest, TextRequest
 from aichats_schemas.subjects import MSG_ID, REPLY_TO, Kind, Mode, is_token, new_id
 from aichats_worker.errors import Forbidden, InvalidRequest, ModelNotFound, TooLarge, WorkerError
 from aichats_worker.provider import Offers
@@ -24,8 +23,6 @@ STOP_MAX_CHARS = 256
 IGNORED_NAMED_MAX = 10
 PROBLEMS_NAMED_MAX = 10
 SHOWN_MAX_CHARS = 64
-
-MODELS: Final[dict[Kind, type[TextRequest] | type[ImageRequest]]] = {"text": TextRequest, "image": ImageRequest}
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Protocol
 
 import structlog
@@ -17,7 +17,10 @@ from aichats_worker.request.reply import Writer
 from aichats_worker.request.runs import Run, Runs
 from aichats_worker.request.slots import Slots
 from aichats_worker.request.usage import Meter
+from aichats_worker.telemetry.account import Account
 from aichats_worker.telemetry.counting import Telemetry
+from aichats_worker.tracing import trace
+from aichats_worker.tracing.trace import RequestTrace
 
 log = structlog.get_logger(__name__)
 
@@ -32,6 +35,10 @@ class Delivery(Protocol):
     @property
     def queued_seconds(self) -> float:
         """How long it has waited until now."""
+
+    @property
+    def origin(self) -> str:
+        """What all attempts of a job, and no others, have in common; empty in core."""
 
     async def elsewhere(self) -> None:
         """Where no slot is free here: return once one was taken here after all, else raise what came of it."""
@@ -89,7 +96,7 @@ class Executor:
         account.queued_seconds = delivery.queued_seconds
         outcome: Outcome = Internal("the end could not be published")
         try:
-            with self._telemetry.request(account), delivery.opened(run) as writer:
+            with self._followed(delivery, account) as traced, delivery.opened(run) as writer:
                 found = await self._outcome(delivery, run, writer, has_slot)
                 try:
                     outcome = await delivery.settle(run, found)
@@ -97,9 +104,20 @@ class Executor:
                     log.exception("end not published", id=delivery.call.id)
                 account.ended(run.charged(outcome))
                 account.sent = writer.sent
+                traced.ended(account.outcome, account.error, account.usage)
         finally:
             self.runs.release(run)
             run.end(outcome)
+
+    @contextmanager
+    def _followed(self, delivery: Delivery, account: Account) -> Iterator[RequestTrace]:
+        """The trace is around the count and the log, which names it."""
+        with (
+            trace.request(delivery.call, account.queued_seconds, delivery.origin) as traced,
+            self._telemetry.request(account),
+        ):
+            account.trace_id = traced.trace_id
+            yield traced
 
     async def _outcome(self, delivery: Delivery, run: Run, writer: Writer, has_slot: bool) -> Outcome:
         """The one place that turns whatever happens to a request into its outcome."""
@@ -165,6 +183,7 @@ class Executor:
                 await (writer.reasoning(item) if isinstance(item, Reasoning) else writer.text(item))
                 run.check()
                 item = await anext(answer.rest)
+            answer.traced.finished(item.finish_reason, item.model, item.usage)
         return item
 
     async def _images(self, run: Run, writer: Writer, question: Question, meter: Meter) -> Finish:
@@ -177,4 +196,5 @@ class Executor:
                 index += 1
                 run.check()
                 item = await anext(answer.rest)
+            answer.traced.finished(item.finish_reason, item.model, item.usage)
         return item

@@ -52,6 +52,8 @@ class EndpointStats:
     num_errors: int = 0
     last_error: str = ""
     processing_time: int = 0
+    num_first_events: int = 0
+    first_event_time: int = 0
 
 
 class Labelled(dict[tuple[str, ...], Any]):
@@ -94,7 +96,7 @@ class Telemetry:
         says = "Requests that ended in an error, by whose fault it was."
         self._failed = self._counter("requests_failed", says, **both, fault=get_args(Fault))
         self._events = self._counter("events", "Events published or stored, of requests that have ended.", **both)
-        self._bytes = self._counter("event_bytes", "Bytes of those events.", **both)
+        self._bytes = self._counter("event_bytes", "Bytes of the events that aichats_events_total counts.", **both)
         says = "Tokens of answers and parts of answers, as providers counted or estimated."
         token_labels = {"direction": ("input", "output"), "estimated": ("true", "false")}
         self._tokens = self._counter("tokens", says, kind=KINDS, **token_labels)
@@ -165,7 +167,7 @@ class Telemetry:
         if account.usage is not None:
             self._count_tokens(account.kind, account.usage)
         if account.outcome != HandedOver.label:
-            self._count(account, seconds)
+            self._count(account, seconds, first_seconds)
         tell = log.warning if account.is_failure else log.info
         tell("request ended", **account.line(seconds, first_seconds))
 
@@ -185,10 +187,13 @@ class Telemetry:
             self._events[account.mode, account.kind].inc(account.sent.events)
             self._bytes[account.mode, account.kind].inc(account.sent.bytes)
 
-    def _count(self, account: Account, seconds: float) -> None:
+    def _count(self, account: Account, seconds: float, first_seconds: float | None) -> None:
         stats = self.endpoints.setdefault((account.mode, account.kind), EndpointStats())
         stats.num_requests += 1
         stats.processing_time += int(seconds * 1e9)
+        if first_seconds is not None:
+            stats.num_first_events += 1
+            stats.first_event_time += int(first_seconds * 1e9)
         error = account.error
         if error is not None and not isinstance(error, Cancelled):
             stats.num_errors += 1

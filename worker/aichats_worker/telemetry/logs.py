@@ -1,6 +1,7 @@
 """How the log is written, and how often the same is said."""
 
 import logging
+import os
 import sys
 import time
 from collections.abc import MutableMapping
@@ -72,7 +73,11 @@ def _renderer(*, console: bool) -> Any:
     if not console:
         return structlog.processors.JSONRenderer()
     return structlog.dev.ConsoleRenderer(
-        exception_formatter=structlog.dev.plain_traceback, sort_keys=False, pad_event_to=16, pad_level=True
+        colors=sys.stderr.isatty() and not os.environ.get("NO_COLOR"),
+        exception_formatter=structlog.dev.plain_traceback,
+        sort_keys=False,
+        pad_event_to=16,
+        pad_level=True,
     )
 
 

@@ -17,7 +17,7 @@ UV := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-containers coverage check schemas docs site bench chaos soak fuzz chart chart-docs cluster image version wheel lock clean
+.PHONY: help demo test test-containers coverage check schemas docs site bench scale count chaos soak fuzz chart chart-docs cluster image version wheel lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 \t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -54,6 +54,9 @@ site: .venv-site/.dependencies ## build the documents as a site, build/site; ARG
 
 bench: .venv/.project ## the worker beside hand-written ones in one run, written into docs/performance.md
 	$(BIN)/python -m benchmarks.comparing $(ARGS)
+
+scale: .venv/.project ## how the cost grows with streams, history, images, workers and tenants, written into docs/scaling.md
+	$(BIN)/python -m benchmarks.scaling $(ARGS)
 
 count: .venv/.project ## instructions for each delta, request, image and job, against those that are kept (needs valgrind)
 	$(BIN)/python -m benchmarks.instructions $(ARGS)

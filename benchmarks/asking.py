@@ -23,7 +23,9 @@ class Came:
     first: float
 
 
-async def ask(nc: Client, prompt: str, kind: str = "text", provider: Provider | None = None) -> Came:
+async def ask(
+    nc: Client, prompt: str, kind: str = "text", *, provider: Provider | None = None, tenant: str = "bench"
+) -> Came:
     """Ask once and wait for the sentinel; tell `provider` of each delta that came.
 
     Raises:
@@ -49,7 +51,7 @@ async def ask(nc: Client, prompt: str, kind: str = "text", provider: Provider | 
             failed = data
 
     subscription = await nc.subscribe(inbox, cb=on_message)
-    await nc.publish(f"ai.v1.req.{kind}.bench", prompt.encode(), reply=inbox)
+    await nc.publish(f"ai.v1.req.{kind}.{tenant}", prompt.encode(), reply=inbox)
     async with asyncio.timeout(ANSWER_SECONDS):
         await ended.wait()
     await subscription.unsubscribe()

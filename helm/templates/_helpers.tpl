@@ -85,9 +85,10 @@ helm.sh/chart: {{ printf "%s-%s" $.Chart.Name $.Chart.Version | replace "+" "_" 
 {{- end -}}
 {{- end }}
 
-{{/* The drain, and ten seconds to say goodbye to the broker: never killed in the middle of it. */}}
+{{/* The drain; 8 seconds, which are the most that a worker takes beside it whatever its broker does (STOP_SECONDS in
+     worker/aichats_worker/broker/stopping.py); and 4 for the last spans and the process itself. */}}
 {{- define "worker.gracePeriod" -}}
-{{- .Values.settings.WORKER_DRAIN_TIMEOUT_SECONDS | float64 | ceil | int | add 10 -}}
+{{- .Values.settings.WORKER_DRAIN_TIMEOUT_SECONDS | float64 | ceil | int | add 8 4 -}}
 {{- end }}
 
 {{/* A sum over the secrets that are variables, which a running worker does not read again: with another, an upgrade

@@ -2,11 +2,11 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, InstrumentationScope, KeyValue
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationScope, KeyValue
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource as ResourceMessage
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Status
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as SpanMessage
@@ -40,10 +40,9 @@ class Followed:
             self.message.parent_span_id = above.span_id.to_bytes(8, "big")
         self.message.start_time_unix_nano = time.time_ns()
 
-    def says(self, **attributes: Any) -> None:
-        """Add attributes; `__` stands for a dot."""
-        for name, value in attributes.items():
-            self.message.attributes.append(attribute_of(name.replace("__", "."), value))
+    def says(self, name: str, value: Any) -> None:
+        """Add an attribute."""
+        _say(self.message.attributes.add(), name, value)
 
     def event(self, name: str, *attributes: KeyValue) -> None:
         """Add an event."""
@@ -51,31 +50,36 @@ class Followed:
 
     def failed(self, error: WorkerError) -> None:
         """Take note of an error: of a requester's own it is no failure, as with a 4xx of a server's."""
-        self.message.attributes.append(attribute_of("error.type", str(error.code)))
+        self.says("error.type", str(error.code))
         if error.fault != "requester":
             self.message.status.code = Status.STATUS_CODE_ERROR
 
     def counted(self, usage: Usage) -> None:
         """Take note of what was used."""
-        self.says(gen_ai__usage__input_tokens=usage.input_tokens, gen_ai__usage__output_tokens=usage.output_tokens)
+        self.says("gen_ai.usage.input_tokens", usage.input_tokens)
+        self.says("gen_ai.usage.output_tokens", usage.output_tokens)
 
 
-def attribute_of(name: str, value: Any) -> KeyValue:
-    """Return an attribute as a message: a string, a truth, a number or strings."""
-    if isinstance(value, str):
-        return KeyValue(key=name, value=AnyValue(string_value=value))
-    if isinstance(value, bool):
-        return KeyValue(key=name, value=AnyValue(bool_value=value))
-    if isinstance(value, int):
-        return KeyValue(key=name, value=AnyValue(int_value=value))
-    if isinstance(value, float):
-        return KeyValue(key=name, value=AnyValue(double_value=value))
-    return KeyValue(key=name, value=AnyValue(array_value=ArrayValue(values=[AnyValue(string_value=v) for v in value])))
+_FIELDS: Final[Mapping[type, str]] = {
+    str: "string_value", bool: "bool_value", int: "int_value", float: "double_value",
+}  # fmt: skip
+
+
+def _say(attribute: KeyValue, name: str, value: Any) -> None:
+    attribute.key = name
+    if (field := _FIELDS.get(type(value))) is not None:
+        setattr(attribute.value, field, value)
+    else:
+        attribute.value.array_value.values.extend(AnyValue(string_value=str(each)) for each in value)
 
 
 def attributes_of(values: Mapping[str, Any]) -> list[KeyValue]:
-    """Return attributes as messages."""
-    return [attribute_of(name, value) for name, value in values.items()]
+    """Return attributes as messages: strings, truths, numbers, or several strings."""
+    found = []
+    for name, value in values.items():
+        found.append(KeyValue())
+        _say(found[-1], name, value)
+    return found
 
 
 class Sender(OTLPSpanExporter):

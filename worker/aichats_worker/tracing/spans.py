@@ -30,7 +30,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from aichats_schemas.events import Usage
 from aichats_schemas.subjects import QUEUE, Kind
 from aichats_worker.errors import WorkerError
-from aichats_worker.tracing.messages import Followed, attribute_of, attributes_of
+from aichats_worker.tracing.messages import Followed, attributes_of
 from aichats_worker.tracing.trace import CallTrace, RequestTrace, Traced
 
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
@@ -78,13 +78,13 @@ class Spans:
     def request(self, call: Traced, queued_seconds: float, origin: str) -> Iterator[RequestTrace]:
         """Follow a request: below whoever sent it, and beside the attempt before it."""
         span = self._begin(call, origin)
-        span.says(
-            messaging__message__id=call.id, messaging__message__body__size=len(call.body), aichats__attempt=call.attempt
-        )
+        span.says("messaging.message.id", call.id)
+        span.says("messaging.message.body.size", len(call.body))
+        span.says("aichats.attempt", call.attempt)
         if call.problem is None:
-            span.says(aichats__tenant=call.tenant)
+            span.says("aichats.tenant", call.tenant)
         if origin:
-            span.says(aichats__queued_seconds=queued_seconds)
+            span.says("aichats.queued_seconds", queued_seconds)
         token = _request.set(span)
         try:
             yield _RequestSpan(span)
@@ -137,7 +137,7 @@ class Spans:
         context = SpanContext(above.trace_id, _IDS.generate_span_id(), False, above.trace_flags, above.trace_state)
         span = Followed(context, above, self._call_of(provider, kind, model, "json" if options.get("json") else kind))
         for name in options.keys() & _OPTIONS.keys():
-            span.message.attributes.append(attribute_of(_OPTIONS[name], options[name]))
+            span.says(_OPTIONS[name], options[name])
         try:
             yield _CallSpan(span, request)
         except WorkerError as error:
@@ -187,10 +187,10 @@ class _RequestSpan(RequestTrace):
         return format_trace_id(self._span.context.trace_id)
 
     def ended(self, outcome: str, error: WorkerError | None, usage: Usage | None) -> None:
-        self._span.says(aichats__outcome=outcome)
+        self._span.says("aichats.outcome", outcome)
         if usage is not None:
             self._span.counted(usage)
-            self._span.says(aichats__usage__estimated=usage.estimated)
+            self._span.says("aichats.usage.estimated", usage.estimated)
         if error is not None:
             self._span.failed(error)
 
@@ -204,7 +204,7 @@ class _CallSpan(CallTrace):
         self._since = time.monotonic()
 
     def first(self) -> None:
-        self._span.says(gen_ai__response__time_to_first_chunk=time.monotonic() - self._since)
+        self._span.says("gen_ai.response.time_to_first_chunk", time.monotonic() - self._since)
         self._request.event("first piece of the answer")
 
     def again(self, error: WorkerError, seconds: float) -> None:
@@ -212,8 +212,8 @@ class _CallSpan(CallTrace):
         self._span.event("asked again", *attributes)
 
     def finished(self, reason: str, model: str, usage: Usage | None) -> None:
-        self._span.says(gen_ai__response__finish_reasons=(reason,))
+        self._span.says("gen_ai.response.finish_reasons", (reason,))
         if model:
-            self._span.says(gen_ai__response__model=model)
+            self._span.says("gen_ai.response.model", model)
         if usage is not None:
             self._span.counted(usage)

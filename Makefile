@@ -17,7 +17,7 @@ UV := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-containers coverage check schemas docs site bench chaos soak fuzz chart chart-docs cluster image version wheel lock clean
+.PHONY: help demo test test-containers coverage check schemas docs site bench scale count chaos soak fuzz chart chart-docs cluster image version wheel lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 \t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -52,8 +52,14 @@ docs: .venv/.project ## write the pages of docs that are made from the code
 site: .venv-site/.dependencies ## build the documents as a site, build/site; ARGS=serve shows it on 127.0.0.1:8000 while you write
 	NO_MKDOCS_2_WARNING=true .venv-site/bin/mkdocs $(or $(ARGS),build) --strict
 
-bench: .venv/.project ## CPU for each delta, next to a hand-written worker in the same run
-	$(BIN)/python -m benchmarks.streams $(ARGS)
+bench: .venv/.project ## the worker beside hand-written ones in one run, written into docs/performance.md
+	$(BIN)/python -m benchmarks.comparing $(ARGS)
+
+scale: .venv/.project ## how the cost grows with streams, history, images, workers and tenants, written into docs/scaling.md
+	$(BIN)/python -m benchmarks.scaling $(ARGS)
+
+count: .venv/.project ## instructions for each delta, request, image and job, against those that are kept (needs valgrind)
+	$(BIN)/python -m benchmarks.instructions $(ARGS)
 
 chaos: .venv/.project ## three brokers, four workers, 2000 jobs, faults of all kinds, judged job by job; ARGS="--seed 7" runs a plan again
 	$(BIN)/python -m benchmarks.chaos $(ARGS)
@@ -90,9 +96,9 @@ lock: .venv/.dependencies ## pin all dependencies anew; with ARGS=--upgrade to t
 	$(BIN)/python -m pip install -qq uv==0.13.9
 	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], "setuptools", sep="\n")' \
 	| $(UV) $(ARGS) -o requirements/build.lock -
-	$(UV) $(ARGS) -o requirements/runtime.lock --extra worker pyproject.toml
+	$(UV) $(ARGS) -o requirements/runtime.lock --extra worker --extra fast pyproject.toml
 	$(UV) $(ARGS) -o requirements/otel.lock -c requirements/runtime.lock --extra otel pyproject.toml
-	$(UV) $(ARGS) -o requirements/dev.lock -c requirements/runtime.lock --extra demo --extra otel --group dev pyproject.toml
+	$(UV) $(ARGS) -o requirements/dev.lock -c requirements/runtime.lock --extra demo --extra fast --extra otel --group dev pyproject.toml
 	$(UV) $(ARGS) -o requirements/chart.lock -c requirements/dev.lock requirements/chart.in
 	$(UV) $(ARGS) -o requirements/checkov.lock requirements/checkov.in
 	$(UV) $(ARGS) -o requirements/site.lock requirements/site.in

@@ -19,7 +19,7 @@ NAMES_REFUSED = {"utils", "core", "services", "base", "helpers", "manager", "com
 
 # From the ground up: a room imports what is below it, and nothing beside or above it.
 FLOORS: tuple[set[str], ...] = (
-    {"errors", "text", "urls"},
+    {"errors", "memory", "text", "urls"},
     {"telemetry", "health", "tasks", "tracing"},
     {"broker", "provider", "simulator"},
     {"request"},

@@ -177,7 +177,8 @@ async def dead_letters(broker: Broker) -> list[Any]:
 
 
 async def last_error(broker: Broker, number: int) -> Any:
-    message = await broker.js.get_msg("AIOUT", seq=1 + 2 * number)
+    state = (await broker.js.stream_info("AIOUT")).state
+    message = await broker.js.get_msg("AIOUT", seq=state.first_seq + 2 * number)
     return parse_event(message.data or b"")
 
 
@@ -290,16 +291,20 @@ async def test_nor_with_the_other_provider(
 DEFECTIVE = """
 import sys
 import aichats_worker.wiring as wiring
+from contextlib import asynccontextmanager
+from aichats_worker.provider import Begun
 
 class Defective:
     working = True
     offers = {"text": {"gpt-4": (frozenset(),)}, "image": {"dalle": (frozenset(),)}}
+    @asynccontextmanager
     async def text(self, question):
-        yield question.messages[0].content
-        _ = question, question.messages[0].content[10 ** 9]
-    async def images(self, question):
+        async def rest():
+            _ = question, question.messages[0].content[10 ** 9]
+            yield
+        yield Begun(question.messages[0].content, rest())
+    def images(self, question):
         raise KeyError(len(question.messages))
-        yield
     async def close(self):
         pass
 

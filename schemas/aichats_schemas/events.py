@@ -6,6 +6,7 @@ A client ignores event types and fields that it does not know.
 
 from collections.abc import Mapping
 from enum import StrEnum
+from functools import cache
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
@@ -39,7 +40,7 @@ class ErrorCode(StrEnum):
 
 class _Shape(BaseModel):
     # An answer's own text and bytes stay out of a repr: those end in logs.
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, defer_build=True)
 
 
 def _example(data: Any, **envelope: Any) -> ConfigDict:
@@ -232,7 +233,11 @@ EVENTS: Final[Mapping[tuple[CoreMode, Kind], Any]] = {
     ("ask", "image"): AskEvent,
 }
 
-_ADAPTER: TypeAdapter[StreamEvent] = TypeAdapter(StreamEvent)
+
+@cache
+def _adapter() -> TypeAdapter[StreamEvent]:
+    """Made when it is first needed: a worker reads no events."""
+    return TypeAdapter(StreamEvent)
 
 
 def parse_event(payload: bytes) -> StreamEvent:
@@ -244,4 +249,4 @@ def parse_event(payload: bytes) -> StreamEvent:
     Raises:
         pydantic.ValidationError: It is no event of this version.
     """
-    return _ADAPTER.validate_json(payload)
+    return _adapter().validate_json(payload)

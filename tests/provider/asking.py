@@ -1,15 +1,19 @@
 """Asking a provider in tests."""
 
 import math
+from collections.abc import AsyncIterator
 from typing import Any
 
 from aichats_schemas.requests import Message
 from aichats_worker.provider import Finish, Picture, Provider, Question
 from aichats_worker.provider.aichats import AiChats
+from aichats_worker.provider.door import Guarded
 from aichats_worker.provider.http.route import Route
 from aichats_worker.provider.images import ImageLimits
 from aichats_worker.provider.openai import OpenAI
 from aichats_worker.provider.openai.site import Server
+
+Asked = Provider | Guarded
 
 
 def ask(
@@ -24,22 +28,34 @@ def ask(
     return Question((Message(role="user", content=prompt),), tenant, deadline, proxy, model, options or {})
 
 
-async def collect(provider: Provider, question: Question) -> tuple[str, Finish]:
+async def items(provider: Asked, question: Question, kind: str = "text") -> AsyncIterator[Any]:
+    """All that comes: straight from a site, or through a door, which waits for the first of it."""
+    answer: Any = provider.text(question) if kind == "text" else provider.images(question)
+    if not hasattr(answer, "__aenter__"):
+        async for item in answer:
+            yield item
+        return
+    async with answer as begun:
+        async for item in begun:
+            yield item
+
+
+async def collect(provider: Asked, question: Question) -> tuple[str, Finish]:
     """The whole text and how it ended. Every piece but the last is text, and none is empty."""
-    *pieces, finish = [item async for item in provider.text(question)]
+    *pieces, finish = [item async for item in items(provider, question)]
     assert all(isinstance(piece, str) and piece for piece in pieces)
     assert isinstance(finish, Finish)
     return "".join(map(str, pieces)), finish
 
 
-async def pictures(provider: Provider, question: Question) -> list[Picture]:
+async def pictures(provider: Asked, question: Question) -> list[Picture]:
     """All images; how they ended comes behind them."""
-    *made, finish = [item async for item in provider.images(question)]
+    *made, finish = [item async for item in items(provider, question, "image")]
     assert isinstance(finish, Finish)
     return [picture for picture in made if isinstance(picture, Picture)]
 
 
-async def draw(provider: Provider, question: Question) -> Picture:
+async def draw(provider: Asked, question: Question) -> Picture:
     """The one image."""
     (one,) = await pictures(provider, question)
     return one

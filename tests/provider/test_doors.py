@@ -121,9 +121,8 @@ async def test_what_is_offered_is_what_all_offer(doors: Doors) -> None:
 
 
 async def test_leaving_early_closes_the_connection_of_whoever_answers(doors: Doors, simulator: Simulator) -> None:
-    items = doors.text(ask("[sim: stall-after=1]"))
-    assert await anext(items) == "Hello"
-    await items.aclose()
+    async with doors.text(ask("[sim: stall-after=1]")) as answer:
+        assert answer.first == "Hello"
     async with asyncio.timeout(5):
         await simulator.requests[0].ended.wait()
     assert simulator.requests[0].closed_early

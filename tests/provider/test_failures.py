@@ -22,11 +22,10 @@ from aichats_worker.errors import (
     TooLarge,
     WorkerError,
 )
-from aichats_worker.provider import Provider
 from aichats_worker.provider.decoding.lines import LINE_MAX_BYTES, STRAY_MAX_BYTES
 from aichats_worker.provider.http.route import Timeouts
 from aichats_worker.simulator.server import CUT, HOLD, Simulator, start_simulator
-from tests.provider.asking import ask, collect, draw, make
+from tests.provider.asking import Asked, ask, collect, draw, make
 
 KINDS = ("aichats", "openai")
 
@@ -37,13 +36,13 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-async def provider(kind: str, simulator: Simulator) -> AsyncIterator[Provider]:
+async def provider(kind: str, simulator: Simulator) -> AsyncIterator[Asked]:
     one = make(kind, simulator.url)
     yield one
     await one.close()
 
 
-async def failing(provider: Provider, prompt: str = "hi") -> WorkerError:
+async def failing(provider: Asked, prompt: str = "hi") -> WorkerError:
     with pytest.raises(WorkerError) as caught:
         await collect(provider, ask(prompt))
     assert_tells_nothing(caught.value)
@@ -88,7 +87,7 @@ def assert_tells_nothing(error: WorkerError) -> None:
         ("[sim: cut-after=2 pause=0.02 sized]", Interrupted),
     ],
 )
-async def test_what_is_no_answer_has_its_code(provider: Provider, prompt: str, error: type[WorkerError]) -> None:
+async def test_what_is_no_answer_has_its_code(provider: Asked, prompt: str, error: type[WorkerError]) -> None:
     assert type(await failing(provider, prompt)) is error
 
 
@@ -106,7 +105,7 @@ async def test_what_is_no_answer_has_its_code(provider: Provider, prompt: str, e
         ("[sim: source=none]", BadResponse),
     ],
 )
-async def test_what_is_no_image_has_its_code(provider: Provider, prompt: str, error: type[WorkerError]) -> None:
+async def test_what_is_no_image_has_its_code(provider: Asked, prompt: str, error: type[WorkerError]) -> None:
     with pytest.raises(WorkerError) as caught:
         await draw(provider, ask(prompt))
     assert_tells_nothing(caught.value)
@@ -116,7 +115,7 @@ async def test_what_is_no_image_has_its_code(provider: Provider, prompt: str, er
 @pytest.mark.parametrize(
     ("said", "low", "high"), [("2", 2000, 2000), ("date", 1, 30_000), ("body", 7000, 7000), ("nonsense", None, None)]
 )
-async def test_a_429_says_when_to_come_back(provider: Provider, said: str, low: int | None, high: int | None) -> None:
+async def test_a_429_says_when_to_come_back(provider: Asked, said: str, low: int | None, high: int | None) -> None:
     error = await failing(provider, f"[sim: status=429 retry-after={said}]")
     if low is None or high is None:
         assert error.retry_after_ms is None
@@ -125,18 +124,18 @@ async def test_a_429_says_when_to_come_back(provider: Provider, said: str, low: 
         assert low <= error.retry_after_ms <= high
 
 
-async def test_a_503_may_say_when_to_come_back(provider: Provider) -> None:
+async def test_a_503_may_say_when_to_come_back(provider: Asked) -> None:
     assert (await failing(provider, "[sim: status=503 retry-after=2]")).retry_after_ms == 2000
 
 
 @pytest.mark.parametrize("wait", [b'{"retry_after": NaN}', b'{"retry_after": 1e400}', b'{"retry_after": true}', b"[["])
-async def test_a_wait_that_is_none_is_not_believed(provider: Provider, simulator: Simulator, wait: bytes) -> None:
+async def test_a_wait_that_is_none_is_not_believed(provider: Asked, simulator: Simulator, wait: bytes) -> None:
     simulator.script(wait, status=429)
     error = await failing(provider)
     assert error.retry_after_ms in (None, 24 * 3600 * 1000)
 
 
-async def test_a_header_alone_can_say_that_it_is_a_challenge(provider: Provider, simulator: Simulator) -> None:
+async def test_a_header_alone_can_say_that_it_is_a_challenge(provider: Asked, simulator: Simulator) -> None:
     simulator.script(b"no", status=403, headers={"cf-mitigated": "challenge"})
     assert type(await failing(provider)) is Challenge
 
@@ -150,7 +149,7 @@ async def test_no_tries_left_and_no_answer_is_quota_exhausted(simulator: Simulat
     await provider.close()
 
 
-async def test_insufficient_quota_is_quota_exhausted(provider: Provider, simulator: Simulator) -> None:
+async def test_insufficient_quota_is_quota_exhausted(provider: Asked, simulator: Simulator) -> None:
     simulator.script(b'{"error":{"code":"insufficient_quota"}}', status=429)
     assert type(await failing(provider)) is QuotaExhausted
 
@@ -187,7 +186,7 @@ async def test_an_error_in_the_stream_is_no_text(simulator: Simulator) -> None:
 
 
 async def test_a_body_cut_after_its_headers_and_before_its_first_delta_is_unavailable(
-    provider: Provider, simulator: Simulator
+    provider: Asked, simulator: Simulator
 ) -> None:
     simulator.script(b": hello\n", 0.02, CUT)
     assert type(await failing(provider)) is ProviderUnavailable
@@ -204,12 +203,12 @@ async def test_a_half_line_at_a_cut_is_no_text(simulator: Simulator) -> None:
     await provider.close()
 
 
-async def test_a_line_without_end_is_refused(provider: Provider, simulator: Simulator) -> None:
+async def test_a_line_without_end_is_refused(provider: Asked, simulator: Simulator) -> None:
     simulator.script(*[b"data: " + b"x" * 65536] * (LINE_MAX_BYTES // 65536 + 1))
     assert type(await failing(provider)) is BadResponse
 
 
-async def test_prose_without_end_is_refused(provider: Provider, simulator: Simulator) -> None:
+async def test_prose_without_end_is_refused(provider: Asked, simulator: Simulator) -> None:
     simulator.script(*[b"prose\n" * 1000] * (STRAY_MAX_BYTES // 6000 + 2), HOLD)
     assert type(await failing(provider)) is BadResponse
 

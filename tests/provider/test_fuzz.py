@@ -12,14 +12,14 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from aichats_worker.errors import WorkerError
-from aichats_worker.provider import Finish, Picture, Provider, Reasoning
+from aichats_worker.provider import Finish, Picture, Reasoning
 from aichats_worker.provider.aichats.dialect import AiChatsDecoder
 from aichats_worker.provider.deltas import Decoder
 from aichats_worker.provider.http.route import Timeouts
 from aichats_worker.provider.openai.dialect import OpenAIDecoder
 from aichats_worker.simulator.answers import CUT, HOLD, Part
 from aichats_worker.simulator.server import Simulator
-from tests.provider.asking import ask, make
+from tests.provider.asking import Asked, ask, items, make
 from tests.provider.mutations import answers_of
 from tests.provider.recorded import decoded
 from tests.provider.wire import CLOSE, Wire, wire
@@ -90,8 +90,8 @@ QUICK = Timeouts(connect=10, first_byte=0.03, stall=0.03, image=0.03)
 
 
 @pytest.fixture
-async def providers(simulator: Simulator) -> AsyncIterator[dict[str, Provider]]:
-    made: dict[str, Provider] = {kind: make(kind, simulator.url, timeouts=QUICK) for kind in DECODERS}
+async def providers(simulator: Simulator) -> AsyncIterator[dict[str, Asked]]:
+    made: dict[str, Asked] = {kind: make(kind, simulator.url, timeouts=QUICK) for kind in DECODERS}
     yield made
     for provider in made.values():
         await provider.close()
@@ -126,14 +126,14 @@ class Came:
             assert used is None or 0 <= used.input_tokens + used.output_tokens < 2**53
 
 
-async def call(provider: Provider, prompt: str = "hi", kind: str = "text") -> Came:
+async def call(provider: Asked, prompt: str = "hi", kind: str = "text") -> Came:
     """Ask, and write down what comes. An error that is no WorkerError fails the test."""
     came = Came([], [])
     options = {"reasoning": True} if provider.offers["text"]["gpt-4"][0] else {}
-    items = provider.images(ask(prompt)) if kind == "image" else provider.text(ask(prompt, options=options))
+    question = ask(prompt) if kind == "image" else ask(prompt, options=options)
     try:
         async with asyncio.timeout(20):
-            async for item in items:
+            async for item in items(provider, question, kind):
                 assert came.finish is None, "the finish is the last"
                 if isinstance(item, Finish):
                     came.finish = item
@@ -151,7 +151,7 @@ async def call(provider: Provider, prompt: str = "hi", kind: str = "text") -> Ca
 @each_dialect
 @given(case=CASES)
 async def test_any_bytes_give_text_that_was_sent_or_a_typed_error(
-    providers: dict[str, Provider], simulator: Simulator, kind: str, case: Case
+    providers: dict[str, Asked], simulator: Simulator, kind: str, case: Case
 ) -> None:
     came = await call(providers[kind], case.play(simulator))
     assert case.sent(kind).startswith(came.text)
@@ -163,7 +163,7 @@ async def test_any_bytes_give_text_that_was_sent_or_a_typed_error(
 @each_dialect
 @given(case=CASES)
 async def test_any_bytes_give_an_image_or_a_typed_error(
-    providers: dict[str, Provider], simulator: Simulator, kind: str, case: Case
+    providers: dict[str, Asked], simulator: Simulator, kind: str, case: Case
 ) -> None:
     came = await call(providers[kind], case.play(simulator), "image")
     assert {picture.mime for picture in came.pictures} <= {"image/gif"}

@@ -11,17 +11,16 @@ from aichats_worker.errors import (
     TooLarge,
     WorkerError,
 )
-from aichats_worker.provider import Provider
 from aichats_worker.provider.door import Door
 from aichats_worker.provider.http.addresses import check_host, is_public
 from aichats_worker.provider.http.route import Timeouts
 from aichats_worker.simulator.answers import image
 from aichats_worker.simulator.server import HOLD, Simulator, start_simulator
-from tests.provider.asking import ask, draw, make
+from tests.provider.asking import Asked, ask, draw, make
 
 
 @pytest.fixture(params=["aichats", "openai"])
-async def provider(request: pytest.FixtureRequest, simulator: Simulator) -> AsyncIterator[Provider]:
+async def provider(request: pytest.FixtureRequest, simulator: Simulator) -> AsyncIterator[Asked]:
     one = make(request.param, simulator.url, image_max_bytes=100_000)
     yield one
     await one.close()
@@ -32,19 +31,19 @@ def located(url: str) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg", "webp", "gif", "avif"])
-async def test_the_media_type_is_read_from_the_images_own_bytes(provider: Provider, kind: str) -> None:
+async def test_the_media_type_is_read_from_the_images_own_bytes(provider: Asked, kind: str) -> None:
     picture = await draw(provider, ask(f"[sim: type={kind} bytes=5000]"))
     assert (picture.mime, picture.data) == (f"image/{kind}", image(kind, 5000))
 
 
 @pytest.mark.parametrize("source", ["data", "b64"])
-async def test_an_image_in_the_answer_itself_is_accepted(provider: Provider, simulator: Simulator, source: str) -> None:
+async def test_an_image_in_the_answer_itself_is_accepted(provider: Asked, simulator: Simulator, source: str) -> None:
     picture = await draw(provider, ask(f"[sim: source={source} bytes=5000]"))
     assert picture.data == image("png", 5000)
     assert len(simulator.requests) == 1
 
 
-async def test_a_data_url_need_not_be_base64(provider: Provider, simulator: Simulator) -> None:
+async def test_a_data_url_need_not_be_base64(provider: Asked, simulator: Simulator) -> None:
     simulator.script(located("data:image/gif,GIF89a%00"))
     assert (await draw(provider, ask("x"))).data == b"GIF89a\x00"
 
@@ -67,20 +66,18 @@ async def test_a_data_url_need_not_be_base64(provider: Provider, simulator: Simu
         ("[sim: image-url=data:image/png;base64,?]", BadResponse),
     ],
 )
-async def test_what_is_no_image_to_be_had_has_its_code(
-    provider: Provider, prompt: str, error: type[WorkerError]
-) -> None:
+async def test_what_is_no_image_to_be_had_has_its_code(provider: Asked, prompt: str, error: type[WorkerError]) -> None:
     with pytest.raises(WorkerError) as caught:
         await draw(provider, ask(prompt))
     assert type(caught.value) is error
 
 
-async def test_a_too_large_image_names_the_limit_its_value_and_what_was_sent(provider: Provider) -> None:
+async def test_a_too_large_image_names_the_limit_its_value_and_what_was_sent(provider: Asked) -> None:
     with pytest.raises(TooLarge, match=r"PROVIDER_IMAGE_MAX_BYTES is 100000.*100001"):
         await draw(provider, ask("[sim: bytes=100001]"))
 
 
-async def test_an_image_of_unannounced_size_is_not_read_to_its_end(provider: Provider, simulator: Simulator) -> None:
+async def test_an_image_of_unannounced_size_is_not_read_to_its_end(provider: Asked, simulator: Simulator) -> None:
     simulator.script(located(f"{simulator.url}/endless"))
     simulator.script(image("png", 0), *[bytes(50_000)] * 3, HOLD)
     with pytest.raises(TooLarge):
@@ -89,20 +86,18 @@ async def test_an_image_of_unannounced_size_is_not_read_to_its_end(provider: Pro
     assert simulator.requests[1].closed_early
 
 
-async def test_an_image_of_exactly_the_limit_is_given(provider: Provider) -> None:
+async def test_an_image_of_exactly_the_limit_is_given(provider: Asked) -> None:
     assert len((await draw(provider, ask("[sim: bytes=100000]"))).data) == 100_000
 
 
 @pytest.mark.parametrize("body", [b"", b'{"data":[{}]}', b'{"data":[{"url":7}]}', b'{"data":{}}', b"[]", b"null", b"7"])
-async def test_an_answer_without_an_image_is_a_bad_response(
-    provider: Provider, simulator: Simulator, body: bytes
-) -> None:
+async def test_an_answer_without_an_image_is_a_bad_response(provider: Asked, simulator: Simulator, body: bytes) -> None:
     simulator.script(body)
     with pytest.raises(BadResponse):
         await draw(provider, ask("x"))
 
 
-async def test_an_empty_image_is_a_bad_response(provider: Provider, simulator: Simulator) -> None:
+async def test_an_empty_image_is_a_bad_response(provider: Asked, simulator: Simulator) -> None:
     simulator.script(located(f"{simulator.url}/empty"))
     simulator.script()
     with pytest.raises(BadResponse, match="empty"):
@@ -133,7 +128,7 @@ async def test_a_passing_fault_of_an_images_host_costs_a_moment(simulator: Simul
     await provider.close()
 
 
-async def test_cancelling_closes_the_images_connection(provider: Provider, simulator: Simulator) -> None:
+async def test_cancelling_closes_the_images_connection(provider: Asked, simulator: Simulator) -> None:
     task = asyncio.create_task(draw(provider, ask("[sim: image-stall-after=100]")))
     await simulator.received(2)
     task.cancel()
@@ -143,12 +138,12 @@ async def test_cancelling_closes_the_images_connection(provider: Provider, simul
     assert simulator.requests[1].closed_early
 
 
-async def test_five_redirects_are_followed(provider: Provider) -> None:
+async def test_five_redirects_are_followed(provider: Asked) -> None:
     assert (await draw(provider, ask("[sim: image-redirects=5]"))).mime == "image/png"
 
 
 async def test_another_port_of_the_providers_host_is_not_the_providers_origin(
-    provider: Provider, simulator: Simulator
+    provider: Asked, simulator: Simulator
 ) -> None:
     async with await start_simulator() as other:
         with pytest.raises(BadResponse, match="not public"):
@@ -176,7 +171,7 @@ async def test_private_addresses_are_allowed_where_the_operator_says_so_and_get_
     "addresses", [["127.0.0.1"], ["127.0.0.1", "10.0.0.1"], ["::1", "127.0.0.1"], ["192.168.0.1", "10.0.0.1", "::1"]]
 )
 async def test_a_name_that_leads_to_private_addresses_is_refused_when_it_is_connected_to(
-    provider: Provider, monkeypatch: pytest.MonkeyPatch, addresses: list[str]
+    provider: Asked, monkeypatch: pytest.MonkeyPatch, addresses: list[str]
 ) -> None:
     async def resolve(*_: object, **__: object) -> list[tuple[object, ...]]:
         families = [socket.AF_INET6 if ":" in address else socket.AF_INET for address in addresses]
@@ -236,7 +231,7 @@ async def test_further_images_wait_for_room_in_memory(simulator: Simulator) -> N
     await provider.close()
 
 
-async def test_a_png_of_the_simulator_is_valid_and_of_the_size_that_was_asked_for(provider: Provider) -> None:
+async def test_a_png_of_the_simulator_is_valid_and_of_the_size_that_was_asked_for(provider: Asked) -> None:
     data = (await draw(provider, ask("[sim: bytes=90000]"))).data
     assert len(data) == 90_000
     assert base64.b16encode(data[-12:]) == b"0000000049454E44AE426082"

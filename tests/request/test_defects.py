@@ -1,15 +1,16 @@
 """A defect of ours ends one request, told truthfully, and nothing else."""
 
 import asyncio
-from collections.abc import AsyncGenerator
-from typing import ClassVar
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, ClassVar
 
 import pytest
 from nats.aio.client import Client
 
 from aichats_schemas import Usage
 from aichats_worker.app import App
-from aichats_worker.provider import Finish, Offers, Picture, Question
+from aichats_worker.provider import Begun, Finish, Offers, Picture, Question, Reasoning
 from aichats_worker.settings import load_settings
 from tests.processes import NatsServer
 from tests.requester import ask
@@ -22,13 +23,18 @@ class Defective:
     not_asked: ClassVar[list[str]] = []
     offers: ClassVar[Offers] = {"text": {"gpt-4": (frozenset(),)}, "image": {"dalle": (frozenset(),)}}
 
-    async def text(self, question: Question) -> AsyncGenerator[str | Finish, None]:
-        yield "one"
-        raise KeyError("a secret from the inside")
+    @asynccontextmanager
+    async def text(self, question: Question) -> AsyncIterator[Begun[str | Reasoning | Finish]]:
+        yield Begun("one", self._rest())
 
-    async def images(self, question: Question) -> AsyncGenerator[Picture | Finish, None]:
-        yield Picture(b"", "image/png", "")
-        raise ZeroDivisionError
+    @asynccontextmanager
+    async def images(self, question: Question) -> AsyncIterator[Begun[Picture | Finish]]:
+        yield Begun(Picture(b"", "image/png", ""), self._rest())
+
+    async def _rest(self) -> AsyncIterator[Any]:
+        if self.working:
+            raise KeyError("a secret from the inside")
+        yield
 
     async def close(self) -> None:
         await asyncio.sleep(0)

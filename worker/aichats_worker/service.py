@@ -1,30 +1,23 @@
-"""The worker as a process: signals, the exit status, and memory that is given back."""
+"""The worker as a process: signals, the exit status, its event loop."""
 
 import asyncio
-import ctypes
 import os
 import signal
-from typing import Final
+from collections.abc import Callable
 
 import structlog
 
 from aichats_worker.app import App
+from aichats_worker.memory import keep_what_is_used_again
 from aichats_worker.settings import Settings, unknown_variables
 from aichats_worker.tracing.exporting import Exporting
 
 log = structlog.get_logger(__name__)
 
-# glibc's mallopt(3). Setting the threshold also keeps glibc from raising it to the largest block that was ever freed,
-# after which images come from the heap and leave holes there: 13 MiB in five minutes of `make soak`, 2 with this.
-_M_MMAP_THRESHOLD: Final = -3
-_M_ARENA_MAX: Final = -8
-MMAP_THRESHOLD_BYTES: Final = 256 * 1024
-ARENAS_MAX: Final = 2  # threads hash images, and each would get a heap of its own
-
 
 async def serve(settings: Settings) -> int:
     """Run a worker until SIGTERM, SIGINT or SIGHUP. Returns the exit status: 1 where a request was cut off, else 0."""
-    give_memory_back()
+    keep_what_is_used_again()
     for sentence in unknown_variables(os.environ):
         log.warning("unknown setting", hint=sentence)
     app = App(settings)
@@ -57,10 +50,10 @@ async def serve(settings: Settings) -> int:
     return 1 if cut else 0
 
 
-def give_memory_back() -> bool:
-    """Set how this process allocates. False where the C library is not glibc: there it stays as it is."""
+def fastest_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return what makes uvloop's event loop where it is installed (`aichats-worker[fast]`); None for asyncio's own."""
     try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
-        return False
-    return bool(mallopt(_M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES) and mallopt(_M_ARENA_MAX, ARENAS_MAX))
+        import uvloop  # noqa: PLC0415 - an extra
+    except ImportError:
+        return None
+    return uvloop.new_event_loop

@@ -6,9 +6,8 @@ import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-import nkeys
 from nats.errors import Error as NatsError
 
 from aichats_worker.errors import SetupError
@@ -20,6 +19,12 @@ _SEED: Final = re.compile(rb"-----BEGIN USER NKEY SEED-----\s+(\S+)\s+-+END USER
 
 class AccessError(SetupError, NatsError):
     """A file cannot be used as it is. At the start that ends it; later it is a reason to try again."""
+
+
+def _pair(seed: bytes) -> Any:
+    import nkeys  # noqa: PLC0415 - with its cryptography 1.4 MB, for whoever signs
+
+    return nkeys.from_seed(bytearray(seed))  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +45,7 @@ class Identity:
 
     def sign(self, nonce: str) -> bytes:
         """Return the signature of the server's nonce, in base64."""
-        pair = nkeys.from_seed(bytearray(self.seed or b""))  # type: ignore[no-untyped-call]
+        pair = _pair(self.seed or b"")
         signature = base64.b64encode(pair.sign(nonce.encode()))
         pair.wipe()
         return signature
@@ -129,7 +134,7 @@ def _found(pattern: re.Pattern[bytes], content: bytes, otherwise: str) -> bytes:
 
 def _public_key(name: str, path: str, seed: bytes) -> str:
     try:
-        return str(nkeys.from_seed(bytearray(seed)).public_key.decode())  # type: ignore[no-untyped-call]
+        return str(_pair(seed).public_key.decode())
     except Exception:  # noqa: BLE001 - nkeys lets out whatever base64 and ed25519 raise, and it may repeat the seed
         raise AccessError(f"{name} {path} holds no seed that can be read") from None
 

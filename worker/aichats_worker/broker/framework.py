@@ -1,8 +1,7 @@
 """FastStream's broker on a worker's connection, which comes back. A command has neither, and starts without them."""
 
 import logging
-from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 from faststream.nats import NatsBroker
 from nats.aio.client import Client
@@ -27,13 +26,12 @@ class Broker(NatsBroker):
 
     nc: Connection
 
-    def __init__(self, access: Access, watch: ConnectionWatch, *, middlewares: Sequence[Any]) -> None:
+    def __init__(self, access: Access, watch: ConnectionWatch) -> None:
         super().__init__(
             list(access.servers),
             js_options={"domain": access.js_domain},
             graceful_timeout=1.0,  # handlers return at once; the executor has its own drain
-            apply_types=False,  # the decoder has made the value already, and each injected parameter is a thread hop
-            middlewares=middlewares,
+            apply_types=False,
             logger=logging.getLogger("faststream"),
             log_level=logging.DEBUG,
         )
@@ -62,6 +60,7 @@ class Broker(NatsBroker):
             pending_size=PENDING_MAX_BYTES,
             flush_timeout=FLUSH_TIMEOUT_SECONDS,
             inbox_prefix=self._access.inbox_prefix,
+            skip_subject_validation=True,  # for each event once more; what is published to is ours, or was checked
         )
         self._watch.connected_first()
         self.config.connect(nc)

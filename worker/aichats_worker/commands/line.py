@@ -44,12 +44,12 @@ def about(
 @app.command()
 def run() -> None:
     """Run a worker until SIGTERM or SIGINT."""
-    from aichats_worker.service import serve
+    from aichats_worker.service import fastest_loop, serve
     from aichats_worker.telemetry.logs import configure_logging
 
     settings = _settings(by_context=False)
     configure_logging(settings.worker_log_level, settings.worker_log_format)
-    sys.exit(_finish(serve(settings)))
+    sys.exit(_finish(serve(settings), fastest_loop()))
 
 
 @app.command()

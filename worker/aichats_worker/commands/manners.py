@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, TypeVar
 
@@ -118,10 +118,10 @@ def console() -> "Console":
     return Console(stderr=True, highlight=False)
 
 
-def finish(work: Coroutine[Any, Any, T]) -> T:
-    """Run to the end; a failure becomes one sentence and an exit status."""
-    with ending():
-        return asyncio.run(_until_terminated(work))
+def finish(work: Coroutine[Any, Any, T], loop: Callable[[], asyncio.AbstractEventLoop] | None = None) -> T:
+    """Run to the end, in a loop that `loop` makes; a failure becomes one sentence and an exit status."""
+    with ending(), asyncio.Runner(loop_factory=loop) as runner:
+        return runner.run(_until_terminated(work))
 
 
 @contextmanager

@@ -3,11 +3,13 @@
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
-from faststream.nats import NatsBroker, NatsMessage
+from faststream.nats import NatsBroker
 from faststream.nats.subscriber.usecases import CoreSubscriber
+from nats.aio.msg import Msg
 
 from aichats_schemas.requests import MODELS
 from aichats_schemas.subjects import KINDS, QUEUE, CoreMode, Kind, ReplyRule, Subjects
+from aichats_worker.broker.patches.subscribing import take_directly
 from aichats_worker.direct.handover import Taker
 from aichats_worker.errors import Abandoned, Cancelled, HandedOver, RequesterGone, TooLarge, WorkerError
 from aichats_worker.request.call import Call, core_call
@@ -120,24 +122,23 @@ class Core:
             subscriber.subscription = None
 
     def _declare(self, broker: NatsBroker, subjects: Subjects, mode: CoreMode, kind: Kind) -> CoreSubscriber:
-        async def decode(message: NatsMessage) -> Call:
-            return core_call(message.raw_message, mode, kind)
+        async def handle(body: object) -> None:
+            """Nobody calls it: its annotation tells AsyncAPI what to send."""
 
-        async def handle(call: Call) -> None:
-            self.accept(call)  # starts a task and returns, so FastStream's own concurrency is not needed
+        def take(message: Msg) -> None:
+            self.accept(core_call(message, mode, kind))  # starts a task and returns
 
-        # apply_types is off: annotations only tell AsyncAPI what to send.
-        handle.__annotations__["call"] = MODELS[kind]
+        handle.__annotations__["body"] = MODELS[kind]
         subscriber = broker.subscriber(
             subjects.request(mode, kind),
             QUEUE,
-            decoder=decode,
             no_reply=True,  # FastStream would publish an empty message of its own after the events
             title=f"{mode}-{kind}",
             description=f"{_WHAT[mode]} Plain UTF-8 text in place of the JSON is the prompt. "
             f"`nats req {subjects.request(mode, kind, 'default')} 'Say hi' {_OPTIONS[mode]}` does it.",
         )
         subscriber(handle)
+        take_directly(subscriber, take)
         return subscriber
 
 

@@ -68,7 +68,7 @@ class JobWriter:
             self._first = time.monotonic()
         async with self._turn:
             for data in image_parts(index, picture, self.record.max_bytes):
-                await self._append(b"image", data)
+                await self._append(b"image", b"".join(data))
                 self._run.check()
 
     async def written(self) -> None:

@@ -1,12 +1,14 @@
 """The upstream door: what the executor needs of a provider, and the providers there are."""
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from aichats_schemas.events import Usage
 from aichats_schemas.requests import Message
 from aichats_schemas.subjects import Kind
+from aichats_worker.tracing.trace import UNTRACED, CallTrace
 
 FinishReason = Literal["stop", "length", "content_filter"]
 Offers = Mapping[Kind, Mapping[str, tuple[frozenset[str], ...]]]
@@ -75,8 +77,35 @@ class Picture:
     sha256: str
 
 
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, slots=True)
+class Begun(Generic[Item]):
+    """An answer whose first item has arrived: what is done once for a call is done, the rest has one way to go.
+
+    Attributes:
+        first: That item.
+        rest: What comes behind it, straight from where the answer is decoded.
+        traced: Is told the Finish.
+    """
+
+    first: Item
+    rest: AsyncIterator[Item]
+    traced: CallTrace = UNTRACED
+
+    async def __aiter__(self) -> AsyncIterator[Item]:
+        yield self.first
+        async for item in self.rest:
+            yield item
+
+
+Texts = AbstractAsyncContextManager[Begun[str | Reasoning | Finish]]
+Pictures = AbstractAsyncContextManager[Begun[Picture | Finish]]
+
+
 class Provider(Protocol):
-    """What the executor needs. Every failure is a WorkerError; cancelling closes the provider's connection."""
+    """What the executor needs. Every failure is a WorkerError; leaving a block closes the provider's connection."""
 
     @property
     def working(self) -> bool:
@@ -86,11 +115,14 @@ class Provider(Protocol):
     def offers(self) -> Offers:
         """Which models there are, and what they can honour."""
 
-    def text(self, question: Question) -> AsyncGenerator[str | Reasoning | Finish, None]:
-        """Yield text as it arrives, never empty, and one Finish as the last item. Reasoning where it was asked for."""
+    def text(self, question: Question) -> Texts:
+        """Wait until an answer has begun: text as it arrives, never empty, and one Finish as the last item.
 
-    def images(self, question: Question) -> AsyncGenerator[Picture | Finish, None]:
-        """Yield each image of the last message as soon as it is there, and one Finish as the last item."""
+        Reasoning where it was asked for.
+        """
+
+    def images(self, question: Question) -> Pictures:
+        """Wait until an answer has begun: each image of the last message as soon as it is there, and one Finish."""
 
     async def close(self) -> None:
         """Close all connections."""

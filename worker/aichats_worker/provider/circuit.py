@@ -42,7 +42,7 @@ class Circuit:
         self._told = told
         self._failures = 0
         self._opened_until: float | None = None
-        self._probe: _Call | None = None
+        self._probe: CallOnCircuit | None = None
 
     @property
     def working(self) -> bool:
@@ -58,19 +58,19 @@ class Circuit:
             wait = max(left_ms, _PROBE_MS)
             raise CircuitOpen("the provider fails at the moment and is not asked; try again later", retry_after_ms=wait)
 
-    def call(self) -> "_Call":
+    def call(self) -> "CallOnCircuit":
         """Return a context manager around one call, which learns from how the call ends.
 
         Raises:
             CircuitOpen: At once.
         """
         self.check()
-        call = _Call(self)
+        call = CallOnCircuit(self)
         if self._opened_until is not None:
             self._probe = call
         return call
 
-    def _ended(self, call: "_Call", error: BaseException | None) -> None:
+    def _ended(self, call: "CallOnCircuit", error: BaseException | None) -> None:
         probing = self._probe is call
         if probing:
             self._probe = None
@@ -90,11 +90,16 @@ class Circuit:
         return probing or (self._opened_until is None and self._failures >= self._failures_max)
 
 
-class _Call:
+class CallOnCircuit:
     """One call. It counts once: at its first answer, or at its end. A cancelled call says nothing."""
 
     def __init__(self, circuit: Circuit) -> None:
         self._circuit: Circuit | None = circuit
+
+    @property
+    def has_answer(self) -> bool:
+        """Whether the provider has answered."""
+        return self._circuit is None
 
     def answered(self) -> None:
         """The provider answers: what happens to the rest of the answer does not count."""

@@ -1,7 +1,7 @@
 """From an HTTP answer to deltas: one loop for every dialect, so that every dialect fails in the same way."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
@@ -77,38 +77,47 @@ class Answering:
 
 
 async def deltas(
-    answer: HttpAnswer, decoder: Decoder, who: Answering
+    call: Callable[[], Awaitable[HttpAnswer]], decoder: Decoder, who: Answering
 ) -> AsyncGenerator[str | Reasoning | Finish, None]:
-    """Yield the text of an answer as it arrives, and one Finish.
+    """Call a provider, and yield the text of its answer as it arrives, and one Finish.
+
+    What one read of the socket completes comes at once, joined. Closing the generator closes the connection.
 
     Raises:
         WorkerError: Why there is no answer, or Interrupted where it was cut after its first delta. A stall keeps its
             name: DeadlineExceeded. It carries the usage where the provider said it.
     """
-    started = False
-    try:
-        while not (decoder.ended or decoder.complete):
-            data = await answer.read()
-            text = decoder.feed(data) if data else decoder.finish()
-            if decoder.thoughts:
-                thoughts, decoder.thoughts = decoder.thoughts, ""
-                if who.reasoning:
+    with await call() as answer:
+        if not answer.ok:
+            raise (await refused(answer)).error(who.names)
+        started = False
+        try:
+            while not (decoder.ended or decoder.complete):
+                data = await answer.read()
+                text = decoder.feed(data) if data else decoder.finish()
+                if decoder.thoughts and (thoughts := _taken(decoder, who)):
                     started = True
-                    yield Reasoning(thoughts)
-            if text:
+                    yield thoughts
+                if text:
+                    started = True
+                    yield text
+                if not data:
+                    break
+            if decoder.failure is not None and not decoder.complete:
+                raise decoder.failure.error(who.names)
+            if late := await _afterwards(answer, decoder):
                 started = True
-                yield text
-            if not data:
-                break
-        if decoder.failure is not None and not decoder.complete:
-            raise decoder.failure.error(who.names)
-        if late := await _afterwards(answer, decoder):
-            started = True
-            yield late
-        _check(answer, decoder, who, started=started)
-    except (LineTooLong, WorkerError) as error:
-        raise _told(error, decoder, started=started) from None
-    yield replace(decoder.end(), provider=who.provider, model=who.model)
+                yield late
+            _check(answer, decoder, who, started=started)
+        except (LineTooLong, WorkerError) as error:
+            raise _told(error, decoder, started=started) from None
+        yield replace(decoder.end(), provider=who.provider, model=who.model)
+
+
+def _taken(decoder: Decoder, who: Answering) -> Reasoning | None:
+    """Take the reasoning that was read; None where nobody asked for it."""
+    thoughts, decoder.thoughts = decoder.thoughts, ""
+    return Reasoning(thoughts) if who.reasoning else None
 
 
 def _check(answer: HttpAnswer, decoder: Decoder, who: Answering, *, started: bool) -> None:
@@ -132,6 +141,14 @@ async def refused(answer: HttpAnswer) -> Refusal:
 async def _afterwards(answer: HttpAnswer, decoder: Decoder) -> str:
     """Read what may still follow a finish reason. Nothing there changes that the answer ended well."""
     texts: list[str] = []
+    if decoder.complete and not decoder.ended:
+        await _linger(answer, decoder, texts)
+    if decoder.ended:
+        await answer.settle()
+    return "".join(texts)
+
+
+async def _linger(answer: HttpAnswer, decoder: Decoder, texts: list[str]) -> None:
     with suppress(WorkerError, LineTooLong, TimeoutError):
         async with asyncio.timeout(GRACE_SECONDS - SETTLE_SECONDS) as timer:
             while decoder.complete and not decoder.ended:
@@ -140,9 +157,6 @@ async def _afterwards(answer: HttpAnswer, decoder: Decoder) -> str:
                 if not (data := await answer.read()):
                     break
                 texts.append(decoder.feed(data))
-    if decoder.ended:
-        await answer.settle()
-    return "".join(texts)
 
 
 def _told(error: LineTooLong | WorkerError, decoder: Decoder, *, started: bool) -> WorkerError:

@@ -3,18 +3,19 @@
 import asyncio
 import random
 from collections import Counter, OrderedDict
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, Self
 
 from aichats_schemas.subjects import KINDS, Kind
-from aichats_worker.errors import ProviderUnavailable, RateLimited, WorkerError
-from aichats_worker.provider import Finish, Offers, Picture, Provider, Question, Reasoning
-from aichats_worker.provider.circuit import Circuit, CircuitOpen
+from aichats_worker.errors import DeadlineExceeded, Interrupted, ProviderUnavailable, RateLimited, WorkerError
+from aichats_worker.provider import Begun, Finish, Offers, Picture, Pictures, Question, Reasoning, Texts
+from aichats_worker.provider.circuit import CallOnCircuit, Circuit, CircuitOpen
 from aichats_worker.provider.circuit_log import CircuitLog
 from aichats_worker.provider.limiter import Limiter
 from aichats_worker.tracing import trace
+from aichats_worker.tracing.trace import CallTrace
 
 WAIT_MAX_SECONDS: Final = 5.0
 CIRCUITS_MAX: Final = 256
@@ -22,11 +23,24 @@ CIRCUITS_MAX: Final = 256
 Items = AsyncGenerator[Any, None]
 
 
-class Guarded(Provider, Protocol):
-    """A provider that can say who it is and whether it works."""
+class Guarded(Protocol):
+    """What a door needs of what is behind it."""
 
     name: str
     circuit: Circuit
+
+    @property
+    def offers(self) -> Offers:
+        """Which models there are, and what they can honour."""
+
+    def text(self, question: Question) -> AsyncGenerator[str | Reasoning | Finish, None]:
+        """Yield text as it arrives, never empty, and one Finish as the last item. Reasoning where it was asked for."""
+
+    def images(self, question: Question) -> AsyncGenerator[Picture | Finish, None]:
+        """Yield each image of the last message as soon as it is there, and one Finish as the last item."""
+
+    async def close(self) -> None:
+        """Close all connections."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,58 +127,59 @@ class Door:
         """Whether a call for this question would be let through now."""
         return self._circuit_of(kind, question).working
 
-    def text(
-        self, question: Question, *, calls_max: int | None = None
-    ) -> AsyncGenerator[str | Reasoning | Finish, None]:
-        """Yield text as it arrives, never empty, and one Finish as the last item; in at most `calls_max` calls."""
+    def text(self, question: Question, *, calls_max: int | None = None) -> Texts:
+        """Wait until an answer has begun, in at most `calls_max` calls: text as it arrives, and one Finish."""
         return self._asked("text", self._provider.text, question, calls_max or self._policy.calls_max)
 
-    def images(self, question: Question, *, calls_max: int | None = None) -> AsyncGenerator[Picture | Finish, None]:
-        """Yield each image of the last message, and one Finish as the last item; in at most `calls_max` calls."""
+    def images(self, question: Question, *, calls_max: int | None = None) -> Pictures:
+        """Wait until an answer has begun, in at most `calls_max` calls: each image, and one Finish."""
         return self._asked("image", self._provider.images, question, calls_max or self._policy.calls_max)
 
     async def close(self) -> None:
         """Close all connections."""
         await self._provider.close()
 
-    async def _asked(self, kind: Kind, ask: Callable[[Question], Items], question: Question, calls_max: int) -> Items:
-        call, item = 0, None
+    @asynccontextmanager
+    async def _asked(
+        self, kind: Kind, ask: Callable[[Question], Items], question: Question, calls_max: int
+    ) -> AsyncIterator[Begun[Any]]:
+        call, has_begun = 0, False
         with trace.asking(self.name, kind, question.model, question.options) as traced:
             while True:
                 call += 1
                 try:
-                    async with aclosing(self._asked_once(kind, ask, question)) as items:
-                        async for piece in items:
-                            if item is None and not isinstance(piece, Finish):
-                                traced.first()
-                            item = piece
-                            yield item
+                    async with self._asked_once(kind, ask, question, traced) as answer:
+                        has_begun = True
+                        yield answer
+                        return
                 except WorkerError as error:
-                    error.provider = self.name
-                    begun = item is not None
-                    wait = None if begun or call >= calls_max else self._wait_before_next(call, error, question)
+                    wait = None if has_begun or call >= calls_max else self._wait_before_next(call, error, question)
                     if wait is None:
+                        if not has_begun or _broke_off(error):
+                            error.provider = self.name
+                            traced.failed(error)
                         raise
                     traced.again(error, wait)
-                else:
-                    break
                 self.retries[kind] += 1
                 await asyncio.sleep(wait)
-            if isinstance(item, Finish):
-                traced.finished(item.finish_reason, item.model, item.usage)
 
-    async def _asked_once(self, kind: Kind, ask: Callable[[Question], Items], question: Question) -> Items:
+    @asynccontextmanager
+    async def _asked_once(
+        self, kind: Kind, ask: Callable[[Question], Items], question: Question, traced: CallTrace
+    ) -> AsyncIterator[Begun[Any]]:
         circuit = self._circuit_of(kind, question)
         circuit.check()  # before the wait for a turn; again after it
         async with self._limiter.turn(question.tenant, question.deadline):
-            with circuit.call() as call, self._counted(kind):
+            with circuit.call() as call, self._counted(kind, call):
                 async with aclosing(ask(question)) as items:
-                    async for item in items:
-                        call.answered()
-                        yield item
+                    first = await anext(items)
+                    call.answered()
+                    if not isinstance(first, Finish):
+                        traced.first()
+                    yield Begun(first, items, traced)
 
     @contextmanager
-    def _counted(self, kind: Kind) -> Iterator[None]:
+    def _counted(self, kind: Kind, call: CallOnCircuit) -> Iterator[None]:
         """Take note of how a call ends, for the limiter and for whoever looks."""
         outcome = "left"  # by the requester, or for a deadline
         try:
@@ -172,7 +187,8 @@ class Door:
             outcome = "answered"
             self._limiter.speed_up()
         except WorkerError as error:
-            outcome = error.code.value
+            if not call.has_answer or _broke_off(error):
+                outcome = error.code.value
             if isinstance(error, RateLimited):
                 self._limiter.slow_down(error.retry_after_ms)
             raise
@@ -205,3 +221,8 @@ class Door:
 
     def _new_circuit(self, told: CircuitLog | None = None) -> Circuit:
         return Circuit(self._policy.circuit_failures, self._policy.circuit_open_seconds, told=told)
+
+
+def _broke_off(error: WorkerError) -> bool:
+    """Whether this is how a provider ends an answer that has begun; any other error came from the requester's side."""
+    return isinstance(error, Interrupted) or (isinstance(error, DeadlineExceeded) and error.phase == "stall")

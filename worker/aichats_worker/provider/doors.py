@@ -1,8 +1,8 @@
 """Several providers in order: the first that works and can honour a request answers it."""
 
 from collections import Counter
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from functools import cached_property
 from typing import Any
 
@@ -10,7 +10,7 @@ import structlog
 
 from aichats_schemas.subjects import KINDS, Kind
 from aichats_worker.errors import InvalidRequest, WorkerError
-from aichats_worker.provider import Finish, Offers, Picture, Question, Reasoning
+from aichats_worker.provider import Begun, Offers, Pictures, Question, Texts
 from aichats_worker.provider.circuit import CircuitOpen
 from aichats_worker.provider.door import Door
 
@@ -54,12 +54,12 @@ class Doors:
                     merged[kind][model] = merged[kind].get(model, ()) + honoured
         return merged
 
-    def text(self, question: Question) -> AsyncGenerator[str | Reasoning | Finish, None]:
-        """Yield text as it arrives, never empty, and one Finish as the last item."""
+    def text(self, question: Question) -> Texts:
+        """Wait until an answer has begun: text as it arrives, and one Finish."""
         return self._asked("text", question)
 
-    def images(self, question: Question) -> AsyncGenerator[Picture | Finish, None]:
-        """Yield each image of the last message, and one Finish as the last item."""
+    def images(self, question: Question) -> Pictures:
+        """Wait until an answer has begun: each image, and one Finish."""
         return self._asked("image", question)
 
     async def close(self) -> None:
@@ -67,18 +67,19 @@ class Doors:
         for door in self.doors:
             await door.close()
 
-    async def _asked(self, kind: Kind, question: Question) -> AsyncGenerator[Any, None]:
+    @asynccontextmanager
+    async def _asked(self, kind: Kind, question: Question) -> AsyncIterator[Begun[Any]]:
         told: WorkerError | None = None
         doors = self._in_turn(kind, question)
         for door, is_last in zip(doors, [*[False] * (len(doors) - 1), True], strict=True):
-            ask, started = (door.text if kind == "text" else door.images), False
+            ask, has_begun = (door.text if kind == "text" else door.images), False
             try:
-                async with aclosing(ask(question, calls_max=None if is_last else 1)) as items:
-                    async for item in items:
-                        started = True
-                        yield item
+                async with ask(question, calls_max=None if is_last else 1) as answer:
+                    has_begun = True
+                    yield answer
+                    return
             except WorkerError as error:
-                if started or error.fault == "requester":
+                if has_begun or error.fault == "requester":
                     raise
                 log.warning(
                     "provider failed",
@@ -90,8 +91,6 @@ class Doors:
                 )
                 self.failovers[door.name, kind] += not is_last
                 told = _better(told, error)
-            else:
-                return
         assert told is not None  # noqa: S101 - there is at least one door
         raise told
 

@@ -12,8 +12,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from aichats_schemas.requests import Message
 from aichats_worker.errors import InvalidRequest, ModelNotFound
-from aichats_worker.provider import Picture, Provider, Question
-from aichats_worker.provider.circuit import Circuit
+from aichats_worker.provider import Picture, Question
+from aichats_worker.provider.door import Guarded
 
 Messages = Sequence[Message | dict[str, str]]
 _MESSAGES: Final[TypeAdapter[list[Message]]] = TypeAdapter(list[Message])
@@ -40,10 +40,9 @@ class ImageResponse:
         return self.url
 
 
-class Modelled(Provider, Protocol):
+class Modelled(Guarded, Protocol):
     """A provider with the names of its models."""
 
-    circuit: Circuit
     default_model: ClassVar[str]
     models: ClassVar[list[str]]
 

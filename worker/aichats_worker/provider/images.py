@@ -139,19 +139,19 @@ class Images:
         return found
 
     async def _picture(self, source: str | bytes, question: Question) -> Picture:
-        data = await self._located(source, question)
+        if isinstance(source, str) and source[:5].lower() != "data:":
+            return await self._fetch_until_there(source, question)
+        data = self._held(source)
         digest = await asyncio.to_thread(hashlib.sha256, data)  # 20 MiB would hold up every other stream for 20 ms
         return Picture(data, mime_of(data), digest.hexdigest())
 
-    async def _located(self, source: str | bytes, question: Question) -> bytes:
-        if isinstance(source, str) and source[:5].lower() != "data:":
-            return await self._fetch_until_there(source, question)
+    def _held(self, source: str | bytes) -> bytes:
         # Before decoding what is too large anyway; white space and a head make it a little longer.
         if len(source) * 5 // 7 > self._limits.max_bytes + HEAD_MAX_BYTES:
             raise self._too_large(f"about {len(source) * 3 // 4}")
         return self._within(from_base64(source) if isinstance(source, bytes) else from_data_url(source))
 
-    async def _fetch_until_there(self, source: str, question: Question) -> bytes:
+    async def _fetch_until_there(self, source: str, question: Question) -> Picture:
         """Fetch an image again as long as its host fails in passing: it was made, and making it again costs again."""
         loop = asyncio.get_running_loop()
         until, step = min(question.deadline, loop.time() + FETCH_SECONDS_MAX), _FETCH_WAIT_SECONDS
@@ -168,7 +168,7 @@ class Images:
             await asyncio.sleep(wait)
             step = min(step * 2, _FETCH_WAIT_MAX_SECONDS)
 
-    async def _fetch(self, source: str, proxy: str | None) -> bytes:
+    async def _fetch(self, source: str, proxy: str | None) -> Picture:
         url, credentials, redirects = _checked(source, None), False, 0
         while redirects <= REDIRECTS_MAX:
             at_home = url.origin() == self._origin
@@ -189,16 +189,21 @@ class Images:
         headers = {**self._headers, **self._home.credentials} if credentials else self._headers
         return await self._upstream.call(Request("GET", url, headers, proxy=proxy, guarded=guarded))
 
-    async def _body(self, answer: HttpAnswer) -> bytes:
+    async def _body(self, answer: HttpAnswer) -> Picture:
         if not answer.ok:
             raise _of_host(await refused(answer))
         length = answer.headers.get("Content-Length", "")
         if length.isdigit() and int(length) > self._limits.max_bytes:
             raise self._too_large(length)
-        body = await answer.head(self._limits.max_bytes)
-        if not body:
+        chunks, size, digest = [], 0, hashlib.sha256()
+        while size <= self._limits.max_bytes and (chunk := await answer.read()):
+            chunks.append(chunk)
+            size += len(chunk)
+            digest.update(chunk)  # as it comes: a whole image at once would hold up every other stream
+        if not chunks:
             raise BadResponse("the provider named an image that is empty; try again")
-        return self._within(body)
+        data = self._within(b"".join(chunks))
+        return Picture(data, mime_of(data), digest.hexdigest())
 
     def _within(self, data: bytes) -> bytes:
         if len(data) > self._limits.max_bytes:

@@ -3,7 +3,7 @@
 import asyncio
 from collections import OrderedDict, deque
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Final
 
 from aichats_worker.errors import RateLimited
@@ -34,8 +34,7 @@ class Limiter:
         self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
         self._timer: asyncio.TimerHandle | None = None
 
-    @asynccontextmanager
-    async def turn(self, tenant: str, deadline: float) -> AsyncGenerator[None]:
+    def turn(self, tenant: str, deadline: float) -> AbstractAsyncContextManager[None]:
         """Wait for this tenant's turn, and hold it.
 
         Args:
@@ -45,9 +44,10 @@ class Limiter:
         Raises:
             RateLimited: The provider asked for a pause beyond the deadline.
         """
-        if not (self._per_minute or self._concurrent):
-            yield
-            return
+        return self._turn(tenant, deadline) if self._per_minute or self._concurrent else nullcontext()
+
+    @asynccontextmanager
+    async def _turn(self, tenant: str, deadline: float) -> AsyncGenerator[None]:
         pause = self._paused_until - _now()
         if pause > 0 and self._paused_until > deadline:
             raise RateLimited(

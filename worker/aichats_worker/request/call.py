@@ -122,7 +122,7 @@ def _token_problem(tenant: str, request_id: str) -> str | None:
 
 
 def read_request(call: Call, limits: Limits, offers: Offers) -> TextRequest | ImageRequest:
-    """Turn a call's body into the request it holds, with its model named.
+    """Turn a call's body into the request it holds.
 
     Args:
         call: As it came.
@@ -143,9 +143,13 @@ def read_request(call: Call, limits: Limits, offers: Offers) -> TextRequest | Im
     except ValidationError as error:
         raise _typed(error) from None
     _check_limits(request, limits)
-    model = request.model if request.model is not None else _first(models)
-    _check_options(request, models[model])
-    return request if request.model is not None else request.model_copy(update={"model": model})
+    _check_options(request, models[model_of(request, models)])
+    return request
+
+
+def model_of(request: TextRequest | ImageRequest, models: Mapping[str, object]) -> str:
+    """Return the model that a request names, or the first one there is."""
+    return request.model if request.model is not None else _first(models)
 
 
 def ignored_by(request: TextRequest | ImageRequest) -> tuple[str, ...]:
@@ -161,8 +165,10 @@ def _first(models: Mapping[str, object]) -> str:
 
 def _check_options(request: TextRequest | ImageRequest, honoured: tuple[frozenset[str], ...]) -> None:
     """What nobody behind the model can honour is refused by its name, and so is an option of the other kind."""
-    others = [name for name in request.ignored if name in OPTION_NAMES]
     asked = request.options.keys()
+    if not (asked or request.ignored):
+        return
+    others = [name for name in request.ignored if name in OPTION_NAMES]
     refused = sorted(min((asked - names for names in honoured), key=len, default=asked) | set(others))
     if refused:
         raise InvalidRequest("; ".join(f"{name}: no provider of this model can honour it" for name in refused))

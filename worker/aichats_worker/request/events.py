@@ -1,6 +1,6 @@
 """The events of one request as bytes: their numbers and their sizes. Pure, no I/O."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import orjson
@@ -40,6 +40,10 @@ class Envelope:
         """Return the event that the next number belongs to. Whoever publishes it counts."""
         return b'{"type":"%b","data":%b%b%d}' % (kind, data, self._tail, self.seq)
 
+    def image(self, data: Iterable[bytes]) -> bytes:
+        """Return the event of an image's part, whose data is in pieces: what is large is copied once."""
+        return b"".join((b'{"type":"image","data":', *data, b"%b%d}" % (self._tail, self.seq)))
+
 
 def status_outside(request_id: str) -> bytes:
     """Return the `status` that says in silence that something is still alive, outside the order."""
@@ -63,8 +67,8 @@ def text_pieces(text: str, room: int) -> Iterator[bytes]:
         raise TooLarge(f"max_payload: the broker's limit leaves {max(room, 0)} bytes, which fit no event")
 
 
-def image_parts(index: int, picture: Picture, max_bytes: int) -> Iterator[bytes]:
-    """Yield the data of an image's events, each of which fits `max_bytes` with its envelope.
+def image_parts(index: int, picture: Picture, max_bytes: int) -> Iterator[tuple[bytes, ...]]:
+    """Yield the data of an image's events in pieces that join to it; each fits `max_bytes` with its envelope.
 
     Raises:
         TooLarge: No part fits.
@@ -72,20 +76,20 @@ def image_parts(index: int, picture: Picture, max_bytes: int) -> Iterator[bytes]
     size = (max_bytes - IMAGE_ENVELOPE_BYTES) // 4 * 3
     if size <= 0:
         raise TooLarge(f"max_payload: the broker's limit of {max_bytes} bytes fits no image")
-    parts = -(-len(picture.data) // size)
+    parts, whole = -(-len(picture.data) // size), memoryview(picture.data)
     for part in range(parts):
-        place = {"index": index, "part": part, "parts": parts}
-        yield orjson.dumps(place | described(picture, picture.data[part * size : (part + 1) * size]))
+        about = orjson.dumps({"index": index, "part": part, "parts": parts} | _about(picture))
+        # Base64 needs no escape: it goes between the quotes as it is.
+        yield about[:-1], b',"b64":"', pybase64.b64encode(whole[part * size : (part + 1) * size]), b'"}'
 
 
-def described(picture: Picture, data: bytes) -> dict[str, Any]:
-    """Return what an event says of an image, with `data` of its bytes."""
-    return {
-        "mime": picture.mime,
-        "bytes": len(picture.data),
-        "sha256": picture.sha256,
-        "b64": pybase64.b64encode_as_string(data),
-    }
+def whole_image(picture: Picture) -> dict[str, Any]:
+    """Return what a `result` says of an image, with all of it."""
+    return _about(picture) | {"b64": pybase64.b64encode_as_string(picture.data)}
+
+
+def _about(picture: Picture) -> dict[str, Any]:
+    return {"mime": picture.mime, "bytes": len(picture.data), "sha256": picture.sha256}
 
 
 def error_data(error: WorkerError) -> bytes:

@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import AbstractContextManager, aclosing, asynccontextmanager, contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Protocol
 
 import structlog
@@ -11,7 +11,7 @@ import structlog
 from aichats_schemas.subjects import Kind
 from aichats_worker.errors import Abandoned, DeadlineExceeded, Duplicate, Internal, WorkerError
 from aichats_worker.provider import Finish, Provider, Question, Reasoning
-from aichats_worker.request.call import Call, Limits, ignored_by, read_request
+from aichats_worker.request.call import Call, Limits, ignored_by, model_of, read_request
 from aichats_worker.request.outcome import Completed, Outcome
 from aichats_worker.request.reply import Writer
 from aichats_worker.request.runs import Run, Runs
@@ -123,7 +123,11 @@ class Executor:
         """The one place that turns whatever happens to a request into its outcome."""
         try:
             self._claim(run, has_slot)
-            async with self._slot(delivery, run, has_slot):
+            if not has_slot:
+                run.begin()  # it can be stopped while it looks for one
+                await delivery.elsewhere()
+            async with self.slots[delivery.call.kind].held():  # free before the end is out: the next request may come
+                run.begin()
                 outcome: Outcome = await self._answer(delivery, run, writer)
         except (WorkerError, Abandoned) as end:
             outcome = end
@@ -140,21 +144,12 @@ class Executor:
                 self.slots[run.call.kind].give_back()
             raise Duplicate("a request with this tenant and id is running; wait for its end or use another id")
 
-    @asynccontextmanager
-    async def _slot(self, delivery: Delivery, run: Run, has_slot: bool) -> AsyncIterator[None]:
-        """Hold a slot. It is free before the end is published: the next request may come."""
-        if not has_slot:
-            run.begin()  # it can be stopped while it looks for one
-            await delivery.elsewhere()
-        async with self.slots[delivery.call.kind].held():
-            run.begin()
-            yield
-
     async def _answer(self, delivery: Delivery, run: Run, writer: Writer) -> Completed:
         started = time.monotonic()
         call, queued = delivery.call, delivery.queued_seconds
-        request = read_request(call, self._limits, self._provider.offers)
-        run.account.model = request.model
+        offers = self._provider.offers
+        request = read_request(call, self._limits, offers)
+        run.account.model = model_of(request, offers[call.kind])
         seconds = request.timeout_seconds or self._limits.timeout_seconds_max
         if queued >= seconds:
             raise DeadlineExceeded("queue", seconds)
@@ -164,7 +159,7 @@ class Executor:
             tenant=call.tenant,
             deadline=loop.time() + seconds - queued,
             proxy=request.proxy,
-            model=request.model,
+            model=run.account.model,
             options=request.options,
         )
         meter = Meter(question)
@@ -178,29 +173,28 @@ class Executor:
         finally:
             timer.cancel()
         ignored = ignored_by(request)
-        return Completed(request.model or "", finish, request.metadata, queued, started, ignored)
+        return Completed(question.model or "", finish, request.metadata, queued, started, ignored)
 
     async def _text(self, run: Run, writer: Writer, question: Question, meter: Meter) -> Finish:
-        finish = Finish()
-        async with aclosing(self._provider.text(question)) as answer:
-            async for item in answer:
-                if isinstance(item, Finish):
-                    finish = item
-                else:
-                    meter.count(item)
-                    await (writer.reasoning(item) if isinstance(item, Reasoning) else writer.text(item))
+        async with self._provider.text(question) as answer:
+            item = answer.first
+            while not isinstance(item, Finish):
+                meter.count(item)
+                await (writer.reasoning(item) if isinstance(item, Reasoning) else writer.text(item))
                 run.check()
-        return finish
+                item = await anext(answer.rest)
+            answer.traced.finished(item.finish_reason, item.model, item.usage)
+        return item
 
     async def _images(self, run: Run, writer: Writer, question: Question, meter: Meter) -> Finish:
-        finish, index = Finish(), 0
-        async with aclosing(self._provider.images(question)) as answer:
-            async for item in answer:
-                if isinstance(item, Finish):
-                    finish = item
-                else:
-                    meter.count()
-                    await writer.image(index, item)
-                    index += 1
+        index = 0
+        async with self._provider.images(question) as answer:
+            item = answer.first
+            while not isinstance(item, Finish):
+                meter.count()
+                await writer.image(index, item)
+                index += 1
                 run.check()
-        return finish
+                item = await anext(answer.rest)
+            answer.traced.finished(item.finish_reason, item.model, item.usage)
+        return item

@@ -14,11 +14,11 @@ from aichats_worker.provider import Picture
 from aichats_worker.request.call import Call
 from aichats_worker.request.events import (
     Envelope,
-    described,
     error_data,
     error_headers,
     image_parts,
     text_pieces,
+    whole_image,
 )
 from aichats_worker.request.outcome import Completed
 from aichats_worker.request.watch import Line, Outlet
@@ -76,15 +76,20 @@ class Reply(Outlet):
         await self._pieces(b"reasoning", delta)
 
     async def _pieces(self, kind: bytes, delta: str) -> None:
-        self._content()
-        for data in text_pieces(delta, self._nc.max_payload - self._envelope.overhead):
-            await self._publish(kind, data)
+        if self._first is None:
+            self._first = time.monotonic()
+        data, room = orjson.dumps(delta), self._nc.max_payload - self._envelope.overhead
+        if len(data) <= room:
+            await self._publish(self._envelope.event(kind, data))
+            return
+        for piece in text_pieces(delta, room):
+            await self._publish(self._envelope.event(kind, piece))
 
     async def image(self, index: int, picture: Picture) -> None:
         """Publish an image in as many parts as the negotiated `max_payload` asks for."""
         self._content()
         for data in image_parts(index, picture, self._nc.max_payload):
-            await self._publish(b"image", data)
+            await self._publish(self._envelope.image(data))
             await asyncio.sleep(0)  # publish() never yields by itself: let the connection flush and other requests run
 
     async def written(self) -> None:
@@ -98,7 +103,7 @@ class Reply(Outlet):
 
     async def status(self) -> None:
         """Say that the request is still worked on."""
-        await self._publish(b"status", b'"working"')
+        await self._publish(self._envelope.event(b"status", b'"working"'))
 
     async def done(self, completed: Completed) -> None:
         """Publish the final event of an answer, and the sentinel."""
@@ -126,12 +131,11 @@ class Reply(Outlet):
         if self._first is None:
             self._first = time.monotonic()
 
-    async def _publish(self, kind: bytes, data: bytes) -> None:
+    async def _publish(self, payload: bytes) -> None:
         if self._closed:
             return
         # nats-py refuses or buffers a message before it first waits. So the count is taken here, without a wait since
         # the event was made, and given back where it was refused: the order of events is the order of seq.
-        payload = self._envelope.event(kind, data)
         if self._breaks is None and len(payload) > SAFE_BYTES:
             self._breaks = self._nc.breaks
         self._envelope.seq += 1
@@ -227,6 +231,6 @@ class Ask(Reply):
 
     def _answer(self) -> dict[str, Any]:
         if self._kind == "image":
-            return {"images": [described(picture, picture.data) for picture in self._images]}
+            return {"images": [whole_image(picture) for picture in self._images]}
         answer: dict[str, Any] = {"text": "".join(self._texts)}
         return answer | ({"reasoning": "".join(self._reasoning)} if self._reasoning else {})

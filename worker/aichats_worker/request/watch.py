@@ -51,9 +51,9 @@ class Outlet(ABC):
         "_closed",
         "_keepalive",
         "_last",
-        "_last_probe",
         "_nc",
         "_probe",
+        "_probe_due",
         "_silence",
         "_subject",
         "token",
@@ -69,7 +69,7 @@ class Outlet(ABC):
         self._closed = False
         self._bytes = 0
         self._last = time.monotonic()
-        self._last_probe = float("-inf")
+        self._probe_due = float("-inf") if line.probe else float("inf")
 
     @abstractmethod
     async def status(self) -> None:
@@ -87,8 +87,8 @@ class Outlet(ABC):
         now = self._last = time.monotonic()
         self._bytes += len(payload)
         probe = ""
-        if self._probe and now - self._last_probe >= self._keepalive / 2:
-            self._last_probe = now
+        if now >= self._probe_due:
+            self._probe_due = now + self._keepalive / 2
             probe = self._probe
         try:
             await self._nc.publish(self._subject, payload, reply=probe, headers=headers)  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 import structlog
 from prometheus_client import (
@@ -56,6 +56,23 @@ class EndpointStats:
     first_event_time: int = 0
 
 
+class Labelled(dict[tuple[str, ...], Any]):
+    """One metric's children by their labels' values. The library looks for a child anew each time, under a lock.
+
+    Args:
+        family: The metric.
+        begun: The values that are shown from the beginning.
+    """
+
+    def __init__(self, family: Counter | Gauge | Histogram, begun: Iterable[tuple[str, ...]]) -> None:
+        super().__init__({values: family.labels(*values) for values in begun})
+        self._family = family
+
+    def __missing__(self, values: tuple[str, ...]) -> Any:
+        child = self[values] = self._family.labels(*values)
+        return child
+
+
 class Telemetry:
     """What is counted of requests and jobs, and the registry that every room adds its own to."""
 
@@ -74,7 +91,7 @@ class Telemetry:
         self._requests = self._counter("requests", "Requests by their end.", mode=(), kind=(), outcome=())
         for mode, outcomes in OUTCOMES.items():
             for kind, outcome in product(KINDS, outcomes):
-                self._requests.labels(mode, kind, outcome)
+                _ = self._requests[mode, kind, outcome]
         both: dict[str, Iterable[str]] = {"mode": OUTCOMES, "kind": KINDS}
         says = "Requests that ended in an error, by whose fault it was."
         self._failed = self._counter("requests_failed", says, **both, fault=get_args(Fault))
@@ -85,9 +102,8 @@ class Telemetry:
         self._tokens = self._counter("tokens", says, kind=KINDS, **token_labels)
         says = "Requests that cannot be answered: without a reply subject, or one where nothing may be published."
         self._dropped = self._counter("requests_dropped", says, reason=get_args(DropReason))
-        self._running = Gauge("aichats_requests_running", "Requests at work now.", ("kind",), registry=self.registry)
-        for kind in KINDS:
-            self._running.labels(kind)
+        running = Gauge("aichats_requests_running", "Requests at work now.", ("kind",), registry=self.registry)
+        self._running = Labelled(running, product(KINDS))
 
     def _request_times(self) -> None:
         self._duration = self._histogram("request_duration", "From receipt to end.", DURATION_BUCKETS_SECONDS)
@@ -105,21 +121,17 @@ class Telemetry:
         self._redeliveries = self._counter("job_redeliveries", says, kind=KINDS)
         self._letters = self._counter("job_dead_letters", "Dead letters that this worker has kept.", kind=KINDS)
 
-    def _counter(self, name: str, says: str, **labels: Iterable[str]) -> Counter:
+    def _counter(self, name: str, says: str, **labels: Iterable[str]) -> Labelled:
         """Make a counter that is 0 for each of its labels' values; a label without any is set by whoever counts."""
         counter = Counter(f"aichats_{name}", says, tuple(labels), registry=self.registry)
-        for values in product(*labels.values()):
-            counter.labels(*values)
-        return counter
+        return Labelled(counter, product(*labels.values()))
 
     def _histogram(
         self, name: str, says: str, buckets: Sequence[float], *, modes: Iterable[str] = tuple(OUTCOMES)
-    ) -> Histogram:
+    ) -> Labelled:
         labels = {"mode": modes, "kind": KINDS} if modes else {"kind": KINDS}
         histogram = Histogram(f"aichats_{name}_seconds", says, tuple(labels), buckets=buckets, registry=self.registry)
-        for values in product(*labels.values()):
-            histogram.labels(*values)
-        return histogram
+        return Labelled(histogram, product(*labels.values()))
 
     def reads(self, name: str, says: str, read: Callable[[], float]) -> None:
         """Show what `read` returns when somebody looks.
@@ -135,7 +147,7 @@ class Telemetry:
     def request(self, account: Account) -> Iterator[None]:
         """Count and time a request. The caller tells the account how it ended."""
         started = time.monotonic()
-        running = self._running.labels(account.kind)
+        running = self._running[account.kind,]
         running.inc()
         try:
             yield
@@ -147,9 +159,9 @@ class Telemetry:
         seconds = time.monotonic() - started
         first = account.sent.first
         first_seconds = None if first is None else max(0.0, first - started)
-        self._requests.labels(account.mode, account.kind, account.outcome).inc()
+        self._requests[account.mode, account.kind, account.outcome].inc()
         if account.error is not None:
-            self._failed.labels(account.mode, account.kind, account.error.fault).inc()
+            self._failed[account.mode, account.kind, account.error.fault].inc()
         self._time(account, seconds, first_seconds)
         self._count_events(account)
         if account.usage is not None:
@@ -161,19 +173,19 @@ class Telemetry:
 
     def _time(self, account: Account, seconds: float, first_seconds: float | None) -> None:
         both = account.mode, account.kind
-        self._duration.labels(*both).observe(seconds)
+        self._duration[both].observe(seconds)
         if first_seconds is not None:
-            self._first.labels(*both).observe(first_seconds)
+            self._first[both].observe(first_seconds)
         gap = account.sent.gap_seconds
         if gap is not None:
-            self._gap.labels(account.kind).observe(gap)
+            self._gap[account.kind,].observe(gap)
         if account.mode == "job":
-            self._queued.labels(account.kind).observe(account.queued_seconds)
+            self._queued[account.kind,].observe(account.queued_seconds)
 
     def _count_events(self, account: Account) -> None:
         if account.sent.events:
-            self._events.labels(account.mode, account.kind).inc(account.sent.events)
-            self._bytes.labels(account.mode, account.kind).inc(account.sent.bytes)
+            self._events[account.mode, account.kind].inc(account.sent.events)
+            self._bytes[account.mode, account.kind].inc(account.sent.bytes)
 
     def _count(self, account: Account, seconds: float, first_seconds: float | None) -> None:
         stats = self.endpoints.setdefault((account.mode, account.kind), EndpointStats())
@@ -190,27 +202,27 @@ class Telemetry:
 
     def _count_tokens(self, kind: Kind, usage: Usage) -> None:
         estimated = str(usage.estimated).lower()
-        self._tokens.labels(kind, "input", estimated).inc(usage.input_tokens)
-        self._tokens.labels(kind, "output", estimated).inc(usage.output_tokens)
+        self._tokens[kind, "input", estimated].inc(usage.input_tokens)
+        self._tokens[kind, "output", estimated].inc(usage.output_tokens)
 
     def attempt(self, kind: Kind, result: AttemptResult) -> None:
         """Count an attempt of a job by what came of it."""
-        self._attempts.labels(kind, result).inc()
+        self._attempts[kind, result].inc()
 
     def redelivered(self, kind: Kind) -> None:
         """Count a job that came again."""
-        self._redeliveries.labels(kind).inc()
+        self._redeliveries[kind,].inc()
 
     def dead_letter(self, kind: Kind) -> None:
         """Count a dead letter that was kept."""
-        self._letters.labels(kind).inc()
+        self._letters[kind,].inc()
 
     def dropped(self, account: Account, reason: DropReason) -> None:
         """Count and log a request to which no answer may be published."""
-        self._dropped.labels(reason).inc()
+        self._dropped[reason,].inc()
         log.warning("request dropped", mode=account.mode, kind=account.kind, id=account.id, reason=reason)
 
     def dropped_control(self, what: Literal["cancel", "resume", "discovery"], reason: DropReason) -> None:
         """Count and log a control request to which no answer may be published."""
-        self._dropped.labels(reason).inc()
+        self._dropped[reason,].inc()
         log.warning("request dropped", mode=what, reason=reason)

@@ -50,6 +50,7 @@ def configure_logging(level: str, log_format: str) -> None:
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.make_filtering_bound_logger(level),  # what is not written need not be made up
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)

@@ -140,9 +140,6 @@ class Spans:
             span.says(_OPTIONS[name], options[name])
         try:
             yield _CallSpan(span, request)
-        except WorkerError as error:
-            span.failed(error)
-            raise
         finally:
             self._end(span)
 
@@ -202,6 +199,9 @@ class _CallSpan(CallTrace):
         self._span = span
         self._request = request
         self._since = time.monotonic()
+
+    def failed(self, error: WorkerError) -> None:
+        self._span.failed(error)
 
     def first(self) -> None:
         self._span.says("gen_ai.response.time_to_first_chunk", time.monotonic() - self._since)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from aichats_schemas.events import Usage
 from aichats_schemas.subjects import Kind, Mode
@@ -67,11 +67,17 @@ class CallTrace:
     def first(self) -> None:
         """The first piece of the answer is there."""
 
+    def failed(self, error: WorkerError) -> None:
+        """The answer ends here, by the provider's doing."""
+
     def again(self, error: WorkerError, seconds: float) -> None:
         """The provider is asked once more, after so many seconds."""
 
     def finished(self, reason: str, model: str, usage: Usage | None) -> None:
         """The answer is whole: why it ended, what the provider calls its model, and what it counted."""
+
+
+UNTRACED: Final = CallTrace()
 
 
 class Listener(Protocol):
@@ -91,7 +97,7 @@ class Listener(Protocol):
 
 _listener: Listener | None = None
 _UNHEARD = nullcontext(RequestTrace())
-_UNASKED = nullcontext(CallTrace())
+_UNASKED = nullcontext(UNTRACED)
 
 
 def listen(listener: Listener | None) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import ClassVar, Final, Literal
 
 import orjson
@@ -11,7 +12,7 @@ from aichats_worker.errors import InvalidRequest
 from aichats_worker.provider import Finish, Offers, Picture, Question, Reasoning
 from aichats_worker.provider.aichats.dialect import AiChatsDecoder
 from aichats_worker.provider.circuit import Circuit
-from aichats_worker.provider.deltas import Answering, deltas, refused
+from aichats_worker.provider.deltas import Answering, deltas
 from aichats_worker.provider.generator import OnClassToo, Working, generate, whole
 from aichats_worker.provider.http.answer import HttpAnswer
 from aichats_worker.provider.http.route import Route
@@ -93,18 +94,14 @@ class AiChats:
         if cookie:
             self._headers["Cookie"] = cookie
 
-    async def text(self, question: Question) -> AsyncGenerator[str | Reasoning | Finish, None]:
+    def text(self, question: Question) -> AsyncGenerator[str | Reasoning | Finish, None]:
         """Yield text as it arrives, all that one read of the socket completes at once, and one Finish at the end.
 
         Raises:
             WorkerError: What the provider did instead. Closing the generator closes the connection.
         """
-        with await self._send("chat", flattened(question.messages), question) as answer:
-            if not answer.ok:
-                raise (await refused(answer)).error(NAMES)
-            async with aclosing(deltas(answer, AiChatsDecoder(), Answering(NAME, "gpt-4", NAMES))) as items:
-                async for item in items:
-                    yield item
+        call = partial(self._send, "chat", flattened(question.messages), question)
+        return deltas(call, AiChatsDecoder(), Answering(NAME, "gpt-4", NAMES))
 
     async def images(self, question: Question) -> AsyncGenerator[Picture | Finish, None]:
         """Yield the image of the last message, and one Finish at the end.

@@ -35,9 +35,10 @@ class Lines:
         if lines and self._tail:
             lines[0] = bytes(self._tail) + lines[0]
             self._tail.clear()
-        self._tail += last
-        if len(self._tail) > LINE_MAX_BYTES:
-            raise LineTooLong
+        if last:
+            self._tail += last
+            if len(self._tail) > LINE_MAX_BYTES:
+                raise LineTooLong
         return lines
 
     def rest(self) -> bytes:

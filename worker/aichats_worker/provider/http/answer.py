@@ -1,6 +1,7 @@
 """An HTTP answer: its status, its headers, and its body as it arrives."""
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final, Self
@@ -58,10 +59,9 @@ class HttpAnswer:
             return data
         if self._over:
             return b""
-        loop = asyncio.get_running_loop()
-        self._waiting_since = loop.time()
+        self._waiting_since = time.monotonic()
         if self._watch is None:
-            self._watch = loop.call_later(self._stall, self._look)
+            self._watch = asyncio.get_running_loop().call_later(self._stall, self._look)
         try:
             return await self._response.content.readany()
         except UPSTREAM_ERRORS as error:
@@ -87,10 +87,10 @@ class HttpAnswer:
 
     def _look(self) -> None:
         """End a read that waits for too long. One timer for all: one for each read is a tenth of a delta's time."""
-        loop = asyncio.get_running_loop()
-        due = self._stall + (loop.time() if self._waiting_since is None else self._waiting_since)
-        if due > loop.time():
-            self._watch = loop.call_at(due, self._look)
+        now = time.monotonic()
+        left = self._stall - (0 if self._waiting_since is None else now - self._waiting_since)
+        if left > 0:
+            self._watch = asyncio.get_running_loop().call_later(left, self._look)
         else:
             self._stalled = True
             self._response.content.set_exception(TimeoutError())
@@ -104,6 +104,8 @@ class HttpAnswer:
 
     async def settle(self) -> None:
         """Wait a moment for the end that HTTP marks, so that the connection can be used again."""
+        if self._response.content.at_eof():
+            return
         with suppress(*UPSTREAM_ERRORS):
             async with asyncio.timeout(SETTLE_SECONDS):
                 while await self._response.content.readany():

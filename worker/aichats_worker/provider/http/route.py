@@ -70,6 +70,7 @@ class Route:
         return asked or self.proxy or _of_environment(self.environment, *_place(url))
 
 
+@lru_cache(maxsize=_HOSTS_MAX)
 def _place(url: str) -> tuple[str, str]:
     parts = urlsplit(url)
     return parts.scheme, parts.netloc.rpartition("@")[2]

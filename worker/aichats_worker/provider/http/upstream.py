@@ -1,6 +1,7 @@
 """HTTP to a provider: the phases of a deadline, redirects, connections that died idle, failures as WorkerErrors."""
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,7 @@ from aichats_worker.provider.http.sessions import Session, Sessions, is_socks
 
 REDIRECTS_MAX: Final = 5
 REFUSAL_SECONDS: Final = 2.0  # for the body of an answer whose status says enough
+_PLAIN: Final = re.compile(r"[!-~]*")
 _DIED: Final = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionError)
 
 
@@ -187,5 +189,4 @@ def as_url(text: str) -> URL:
     Raises:
         ValueError: It is none.
     """
-    plain = text.isascii() and all("!" <= char <= "~" for char in text)
-    return URL(text, encoded=plain)
+    return URL(text, encoded=_PLAIN.fullmatch(text) is not None)

@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import Any, Final
 
 import orjson
@@ -101,7 +102,7 @@ class OpenAI:
         """False while the circuit is open."""
         return self.circuit.working
 
-    @property
+    @cached_property
     def offers(self) -> Offers:
         """The models of the tables; the server says itself which options it honours for each."""
         return {
@@ -109,15 +110,12 @@ class OpenAI:
             "image": dict.fromkeys(self._models.image, (IMAGE_OPTIONS,)),
         }
 
-    async def text(self, question: Question) -> AsyncGenerator[str | Reasoning | Finish, None]:
+    def text(self, question: Question) -> AsyncGenerator[str | Reasoning | Finish, None]:
         """Yield text as it arrives, all that one read of the socket completes at once, and one Finish at the end."""
         model = _called(self._models.text, question.model)
         names = SettingNames(self._server.url_setting, self._server.key_setting, "OPENAI_TEXT_MODELS")
         who = Answering(NAME, model, names, reasoning="reasoning" in question.options)
-        with await self._complete(chat(question, model), question.proxy, names) as answer:
-            async with aclosing(deltas(answer, OpenAIDecoder(), who)) as items:
-                async for item in items:
-                    yield item
+        return deltas(partial(self._complete, chat(question, model), question.proxy, names), OpenAIDecoder(), who)
 
     async def images(self, question: Question) -> AsyncGenerator[Picture | Finish, None]:
         """Yield each image of the last message as soon as it is there, and one Finish at the end."""

@@ -1,0 +1,204 @@
+"""The worker beside its peers, in one interleaved run: `python -m benchmarks.comparing` (`make bench`).
+
+All are processes of their own on the same broker, the same provider and the same requester, in turn, over several
+rounds. What counts are ratios of CPU time to `raw` within a round: absolute times are the machine's.
+"""
+
+import argparse
+import asyncio
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import nats
+from nats.aio.client import Client
+
+from benchmarks import jobs, page
+from benchmarks.asking import ask, until_ready
+from benchmarks.provider import provider
+from tests.processes import NatsServer, cpu_seconds, resident_bytes
+
+PEERS: Final = {
+    "raw": ["benchmarks.peers", "raw"],
+    "raw, joined": ["benchmarks.peers", "joined"],
+    "FastStream, joined": ["benchmarks.peers", "faststream"],
+    "worker": ["aichats_worker", "run"],
+}
+# What a guarantee costs is the worker beside itself with it switched off.
+WITHOUT: Final = {
+    "keep-alive and the watch for who left": {"WORKER_KEEPALIVE_SECONDS": "30"},
+    "jobs served beside it": {"WORKER_JOBS": "off"},
+    "the probes' and metrics' server": {"WORKER_HTTP_PORT": "0"},
+    "limits of calls, fair between tenants": {"PROVIDER_CONCURRENT_CALLS_MAX": "0"},
+}
+WITH: Final = {
+    "WORKER_JOBS": "on",
+    "WORKER_HTTP_PORT": "18461",
+    "WORKER_HTTP_HOST": "127.0.0.1",
+    "PROVIDER_CONCURRENT_CALLS_MAX": "10000",
+}
+IMAGE_BYTES: Final = 2_000_000
+
+
+@dataclass(frozen=True)
+class Load:
+    """So many requests, so many at once, and what is told of them.
+
+    Attributes:
+        name: In the table.
+        prompt: What each asks for.
+        requests: How many.
+        at_once: Of them.
+        units: In each: deltas or images; 1 for the request itself.
+        kind: Text or image.
+    """
+
+    name: str
+    prompt: str
+    requests: int
+    at_once: int
+    units: int
+    kind: str = "text"
+
+
+LOADS: Final = (
+    Load("deltas in bursts", "burst 200", 300, 50, 200),
+    Load("deltas at 50 a second", "paced 150 20", 200, 200, 150),
+    Load("short requests", "burst 1", 400, 8, 1),
+    Load("first delta, one at a time", "burst 1", 100, 1, 1),
+    Load("images of 2 MB", f"image {IMAGE_BYTES}", 16, 4, 1, "image"),
+)
+
+
+@dataclass(frozen=True)
+class Found:
+    """Of one peer under one load: CPU seconds for each unit, units in a second, and the median first event."""
+
+    cpu: float
+    rate: float
+    first: float
+
+
+async def measured(nc: Client, pid: int, load: Load) -> Found:
+    """Put a load on what runs as `pid`."""
+    places, firsts = asyncio.Semaphore(load.at_once), list[float]()
+
+    async def one() -> None:
+        async with places:
+            came = await ask(nc, load.prompt, load.kind)
+            firsts.append(came.first)
+            if load.kind == "text" and came.deltas != load.units:
+                raise RuntimeError(f"{came.deltas} deltas came of {load.units}")
+
+    loop = asyncio.get_running_loop()
+    before, began = cpu_seconds(pid), loop.time()
+    await asyncio.gather(*(one() for _ in range(load.requests)))
+    units, seconds = load.requests * load.units, loop.time() - began
+    return Found((cpu_seconds(pid) - before) / units, units / seconds, statistics.median(firsts))
+
+
+@contextmanager
+def process(command: list[str], settings: dict[str, str]) -> Iterator[int]:
+    """Run a worker or a peer, and end it by its id."""
+    child = subprocess.Popen([sys.executable, "-m", *command], env=os.environ | settings, stdin=subprocess.DEVNULL)
+    try:
+        yield child.pid
+    finally:
+        child.terminate()
+        child.wait(20)
+
+
+def settings(nats_url: str, provider_url: str, dialect: str) -> dict[str, str]:
+    """Return the environment of all of them."""
+    return {
+        "NATS_URL": nats_url,
+        "AICHATS_URL": provider_url,
+        "OPENAI_BASE_URL": f"{provider_url}/v1",
+        "WORKER_PROVIDERS": dialect,
+        "WORKER_HTTP_PORT": "0",
+        "WORKER_JOBS": "off",
+        "WORKER_LOG_LEVEL": "warning",
+        "WORKER_CONCURRENCY_MAX": "10000",
+        "WORKER_IMAGE_CONCURRENCY_MAX": "100",
+        "PROVIDER_IMAGE_ALLOW_PRIVATE": "on",
+    }
+
+
+@asynccontextmanager
+async def surroundings(dialect: str) -> AsyncIterator[dict[str, str]]:
+    """A broker and a provider; gives the environment of whoever uses them."""
+    with tempfile.TemporaryDirectory() as directory:
+        server = NatsServer(Path(directory)).start()
+        try:
+            async with provider() as one:
+                yield settings(server.url, one.url, dialect)
+        finally:
+            server.stop()
+
+
+async def one_round(env: dict[str, str], command: list[str], loads: tuple[Load, ...]) -> tuple[list[Found], float]:
+    """Start one, warm it and put each load on it. Returns what was found, and its resident MB when idle."""
+    with process(command, env) as pid:
+        nc = await nats.connect(env["NATS_URL"])
+        try:
+            await until_ready(nc)
+            idle = resident_bytes(pid) / 1e6
+            await asyncio.gather(*(ask(nc, "burst 20") for _ in range(20)))
+            return [await measured(nc, pid, load) for load in loads], idle
+        finally:
+            await nc.close()
+
+
+async def compare(dialect: str, rounds: int, tell: Callable[[str], object]) -> page.Comparison:
+    """All peers in turn, each round beginning with another one."""
+    found: dict[str, list[list[Found]]] = {name: [] for name in PEERS}
+    idle: dict[str, list[float]] = {name: [] for name in PEERS}
+    names = list(PEERS)
+    async with surroundings(dialect) as env:
+        for number in range(rounds):
+            turn = number % len(names)
+            for name in names[turn:] + names[:turn]:
+                rows, resident = await one_round(env, PEERS[name], LOADS)
+                found[name].append(rows)
+                idle[name].append(resident)
+                tell(f"{dialect}, round {number + 1}, {name}")
+    return page.compared(dialect, [load.name for load in LOADS], found, idle)
+
+
+async def guarantees(rounds: int, tell: Callable[[str], object]) -> dict[str, float]:
+    """What each guarantee costs: CPU for a paced delta with it, over that without it."""
+    ratios: dict[str, list[float]] = {name: [] for name in WITHOUT}
+    load = (LOADS[1],)
+    async with surroundings("aichats") as env:
+        for number in range(rounds):
+            (whole,), _ = await one_round(env | WITH, PEERS["worker"], load)
+            for name, off in WITHOUT.items():
+                (without,), _ = await one_round(env | WITH | off, PEERS["worker"], load)
+                ratios[name].append(whole.cpu / without.cpu)
+            tell(f"guarantees, round {number + 1}")
+    return {name: statistics.median(values) for name, values in ratios.items()}
+
+
+async def run(rounds: int) -> None:
+    """Measure everything and write the page."""
+    tables = [await compare(dialect, rounds, print) for dialect in ("aichats", "openai")]
+    costs = await guarantees(rounds, print)
+    page.write(tables, costs, await jobs.run(1000), rounds)
+
+
+def main() -> None:
+    """Read the arguments and run."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    asyncio.run(run(parser.parse_args().rounds))
+
+
+if __name__ == "__main__":
+    main()

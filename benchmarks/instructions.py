@@ -1,0 +1,186 @@
+"""Instructions that a worker takes for each delta, request, image and job: `python -m benchmarks.instructions`.
+
+The worker runs under valgrind's callgrind, which counts and does not time: the figures are the same on a busy machine,
+within 2 %. They are compared with benchmarks/instructions.json: more than 5 % worse ends with status 1 and both
+numbers. `--write` keeps what was counted there instead. They hold for one version of Python and one kind of event loop;
+where none are kept for those, or there is no valgrind, it says so and compares nothing.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import nats
+from nats.aio.client import Client
+
+from aichats_client import submit
+from aichats_worker.service import fastest_loop
+from benchmarks.asking import ask, until_ready
+from benchmarks.provider import Provider, provider
+from tests.processes import NatsServer
+
+KEPT: Final = Path(__file__).with_suffix(".json")
+WORSE_MAX: Final = 0.05
+TIMES: Final = 2  # the smaller count is kept: what a task does in between only adds
+SETTLED_SECONDS: Final = 60.0
+Round = Callable[[], Awaitable[object]]
+
+
+class Callgrind:
+    """A worker that is counted while `counted` says so.
+
+    Args:
+        directory: For what callgrind writes.
+        settings: Of the worker.
+    """
+
+    def __init__(self, directory: Path, settings: dict[str, str]) -> None:
+        self._out = directory / "callgrind"
+        tool = ["valgrind", "-q", "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={self._out}"]
+        command = [*tool, sys.executable, "-m", "aichats_worker", "run"]
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("NATS_", "WORKER_"))}
+        env = clean | settings | {"PYTHONHASHSEED": "0"}
+        self.process = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL)
+        self._dumps = 0
+
+    async def counted(self, work: Round) -> int:
+        """Return how many instructions `work` takes."""
+        await self._control("-i", "on")
+        await self._control("-z")
+        await work()
+        await self._control("-d")
+        await self._control("-i", "off")
+        self._dumps += 1
+        return _sum(Path(f"{self._out}.{self._dumps}"))
+
+    async def _control(self, *order: str) -> None:
+        command = ["callgrind_control", *order, str(self.process.pid)]
+        process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        await process.wait()
+
+
+def _sum(dump: Path) -> int:
+    found = re.search(r"^(?:totals|summary): (\d+)", dump.read_text(), re.MULTILINE)
+    assert found is not None, "callgrind wrote no sum"  # noqa: S101
+    return int(found[1])
+
+
+async def job(nc: Client, number: int) -> None:
+    """Submit a job and wait until its queue has let it go."""
+    js = nc.jetstream()
+    await submit(js, "text", "burst 1", request_id=f"j{number}", tenant="bench")
+    async with asyncio.timeout(SETTLED_SECONDS):
+        while (await js.stream_info("AIJOBS")).state.messages:
+            await asyncio.sleep(0.02)
+
+
+def rounds(nc: Client, one: Provider) -> Iterator[tuple[str, int, Round]]:
+    """Give the name, how many there are in a round, and the round."""
+    numbers = iter(range(1, 1000))
+
+    async def requests() -> None:
+        for _ in range(20):
+            await ask(nc, "burst 1")
+
+    async def jobs() -> None:
+        for _ in range(8):
+            await job(nc, next(numbers))
+
+    yield "delta alone", 100, lambda: ask(nc, "step 100", provider=one)
+    yield "delta of many", 1000, lambda: ask(nc, "burst 1000")
+    yield "request", 20, requests
+    yield "image of 500 kB", 1, lambda: ask(nc, "image 500000", "image")
+    yield "job", 8, jobs
+
+
+@contextmanager
+def running(settings: dict[str, str], directory: Path) -> Iterator[Callgrind]:
+    """Run a worker and end it by its id."""
+    worker = Callgrind(directory, settings)
+    try:
+        yield worker
+    finally:
+        worker.process.terminate()
+        worker.process.wait(60)
+
+
+async def count(dialect: str) -> dict[str, int]:
+    """Count everything once."""
+    with tempfile.TemporaryDirectory() as name:
+        server = NatsServer(Path(name)).start()
+        try:
+            async with provider() as one:
+                settings = {
+                    "NATS_URL": server.url,
+                    "AICHATS_URL": one.url,
+                    "OPENAI_BASE_URL": f"{one.url}/v1",
+                    "WORKER_PROVIDERS": dialect,
+                    "WORKER_HTTP_PORT": "0",
+                    "WORKER_LOG_LEVEL": "warning",
+                    "WORKER_KEEPALIVE_SECONDS": "30",
+                    "PROVIDER_IMAGE_ALLOW_PRIVATE": "on",
+                }
+                with running(settings, Path(name)) as worker:
+                    return await _count(worker, server.url, one)
+        finally:
+            server.stop()
+
+
+async def _count(worker: Callgrind, nats_url: str, one: Provider) -> dict[str, int]:
+    nc = await nats.connect(nats_url)
+    found = {}
+    try:
+        await until_ready(nc)
+        for what, each, work in rounds(nc, one):
+            await work()  # once for what is made when it is first needed
+            found[what] = min([await worker.counted(work) for _ in range(TIMES)]) // each
+            print(f"{what:16} {found[what]:12,}", flush=True)
+    finally:
+        await nc.close()
+    return found
+
+
+def compared(found: dict[str, int], kept: dict[str, int]) -> list[str]:
+    """Say what is worse than what is kept."""
+    return [
+        f"{what}: {now:,} instructions, {kept[what]:,} are kept: {now / kept[what] - 1:+.1%}"
+        for what, now in found.items()
+        if what in kept and now > kept[what] * (1 + WORSE_MAX)
+    ]
+
+
+def main() -> None:
+    """Count, and compare or write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", action="store_true", help="keep what was counted")
+    parser.add_argument("--dialect", default="aichats")
+    options = parser.parse_args()
+    loop = "uvloop" if fastest_loop() is not None else "asyncio"
+    key = f"{options.dialect}, Python {sys.version_info.major}.{sys.version_info.minor}, {loop}"
+    if shutil.which("valgrind") is None:
+        print("instructions are not counted: there is no valgrind here")
+        return
+    kept: dict[str, dict[str, int]] = json.loads(KEPT.read_text()) if KEPT.exists() else {}
+    if key not in kept and not options.write:
+        print(f"instructions are not counted: none are kept for {key}; --write keeps some")
+        return
+    found = asyncio.run(count(options.dialect))
+    if options.write:
+        KEPT.write_text(json.dumps(dict(sorted((kept | {key: found}).items())), indent=2) + "\n")
+        return
+    worse = compared(found, kept[key])
+    sys.exit("\n".join(worse) if worse else 0)
+
+
+if __name__ == "__main__":
+    main()

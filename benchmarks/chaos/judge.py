@@ -31,7 +31,7 @@ LEFT_AGAIN: Final = ("retrying", "given_back")
 GOOD: Final = ("ok", SLOW)
 # Of one event at its `reply_to`: its writer's, and its of whoever went on for that one.
 COPIES_MAX: Final = 2
-HELD_MAX: Final = 2  # status messages of one job that were on their way when a fault began
+HELD_MAX: Final = 1  # status of a job that was on its way when a fault began
 
 
 @dataclass(frozen=True, slots=True)

@@ -156,9 +156,9 @@ def planned(seed: int, scale: Scale) -> Plan:
 
 def _job(dice: random.Random, number: int, scale: Scale) -> Job:
     words, pause, at, roll = *_length(dice), number * scale.seconds / scale.jobs, dice.random()
-    if roll < 0.03:
+    if roll < 0.04:
         return Job(f"j{number}", at, words, pause, outcomes=(SLOW,), copied=True)
-    if roll < 0.05:  # it waits for its retry when they come
+    if roll < 0.06:  # it waits for its retry when they come
         return Job(
             f"j{number}",
             at,

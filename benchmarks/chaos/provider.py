@@ -13,7 +13,7 @@ from benchmarks.chaos.plan import SLOW, Job
 
 PROMPT: Final = "chaos "
 FILLING: Final = "fill "  # and for how long, in seconds: a core request
-SLOW_SECONDS: Final = 10.0
+SLOW_SECONDS: Final = 15.0
 HALF: Final = 0.5
 STATUSES: Final = {"503": 503, "429": 429, "400": 400, "413": 413}
 

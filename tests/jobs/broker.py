@@ -93,8 +93,7 @@ class Broker:
     async def dead(self) -> list[dict[str, str]]:
         """The headers of all dead letters."""
         found = []
-        state = (await self.js.stream_info("AIDEAD")).state
-        for seq in range(state.first_seq, state.last_seq + 1):
+        for seq in range(1, (await self.js.stream_info("AIDEAD")).state.last_seq + 1):
             with contextlib.suppress(NotFoundError):
                 found.append(dict((await self.js.get_msg("AIDEAD", seq=seq)).headers or {}))
         return found

@@ -23,10 +23,15 @@ class Exchange:
         self._queue: asyncio.Queue[Msg] = asyncio.Queue()
         self._subscription: Any = None
 
+    async def listen(self) -> "Exchange":
+        """Subscribe, for what is asked in another way."""
+        self._subscription = await self.nc.subscribe(self.inbox, cb=self._queue.put)
+        return self
+
     async def send(
         self, subject: str, body: bytes | dict[str, Any], headers: dict[str, str] | None = None
     ) -> "Exchange":
-        self._subscription = await self.nc.subscribe(self.inbox, cb=self._queue.put)
+        await self.listen()
         payload = body if isinstance(body, bytes) else orjson.dumps(body)
         await self.nc.publish(subject, payload, reply=self.inbox, headers=headers)
         return self

@@ -177,7 +177,8 @@ async def dead_letters(broker: Broker) -> list[Any]:
 
 
 async def last_error(broker: Broker, number: int) -> Any:
-    message = await broker.js.get_msg("AIOUT", seq=1 + 2 * number)
+    state = (await broker.js.stream_info("AIOUT")).state
+    message = await broker.js.get_msg("AIOUT", seq=state.first_seq + 2 * number)
     return parse_event(message.data or b"")
 
 

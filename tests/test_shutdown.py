@@ -2,10 +2,13 @@
 
 import asyncio
 import signal
+import time
 
+import nats
 import pytest
 from nats.aio.client import Client
 
+from aichats_worker.broker.stopping import STOP_SECONDS
 from tests.conftest import SpawnWorker
 from tests.processes import NatsServer
 from tests.requester import Exchange, ask
@@ -108,3 +111,26 @@ async def test_a_worker_that_never_found_its_broker_stops_on_a_signal(
     await until_status(worker, "/livez", 200)
     worker.send(signal.SIGTERM)
     assert await worker.wait() == 0
+
+
+@pytest.mark.slow("a broker is frozen, and is waited for")
+async def test_a_worker_whose_broker_is_frozen_is_gone_within_the_bound(
+    own_nats_server: object, spawn_worker: SpawnWorker
+) -> None:
+    server: NatsServer = own_nats_server()  # type: ignore[operator]
+    worker = await (
+        await spawn_worker(NATS_URL=server.url, WORKER_DRAIN_TIMEOUT_SECONDS="0", WORKER_CONCURRENCY_MAX="2")
+    ).serving_jobs()
+    requester = await nats.connect(server.url)
+    stored = await requester.subscribe("ai.v1.out.t.j")
+    await requester.publish("ai.v1.job.text.t.j", b"[sim: words=2000 pause=0.01]")
+    exchange = await Exchange(requester).send(REQ, b"[sim: words=2000 pause=0.01]")
+    await exchange.event()
+    await stored.next_msg(timeout=30)
+    server.send(signal.SIGSTOP)
+    began = time.monotonic()
+    worker.send(signal.SIGTERM)
+    assert await worker.wait() == 1
+    assert time.monotonic() - began < STOP_SECONDS + 3, "three are for a busy machine"
+    server.send(signal.SIGCONT)
+    await requester.close()

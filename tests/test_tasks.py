@@ -16,7 +16,7 @@ async def tasks(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Tasks]:
     monkeypatch.setattr("aichats_worker.tasks.AGAIN_SECONDS", 0)
     kept = Tasks()
     yield kept
-    await kept.stop()
+    await kept.stop(2)
 
 
 async def test_a_task_that_ends_is_begun_again_and_counted(tasks: Tasks) -> None:
@@ -40,7 +40,7 @@ async def test_a_task_that_ends_is_begun_again_and_counted(tasks: Tasks) -> None
     registry = CollectorRegistry()
     registry.register(tasks)
     assert registry.get_sample_value("aichats_tasks_ended_total", {"task": "mortal"}) == 3
-    await tasks.stop()
+    await tasks.stop(2)
     assert task.cancelled()
 
 

@@ -12,6 +12,7 @@ from nats.aio.client import Client
 
 from aichats_schemas import __version__
 from aichats_worker.app import App
+from aichats_worker.broker.stopping import Stopping
 from aichats_worker.documents.html import HEADERS
 from tests.conftest import SpawnWorker, StartWorker
 from tests.processes import free_port
@@ -106,7 +107,7 @@ async def test_the_front_page_says_what_this_is_and_whether_it_is_ready(worker: 
     assert text.startswith(f"ai-worker {__version__}: ready\n")
     assert worker.discovery.id in text
     assert "gpt-4" in text
-    await worker._disconnect()
+    await worker._disconnect(Stopping(0))
     _, _, body = await site.get("/")
     assert body.startswith(f"ai-worker {__version__}: not ready: ".encode())
 
@@ -156,7 +157,7 @@ async def test_probes_answer_on_the_families_that_the_host_names(
 
 
 async def test_no_probe_answers_500_while_the_worker_closes(worker: App, site: Site) -> None:
-    await worker._disconnect()
+    await worker._disconnect(Stopping(0))
     assert (await site.get("/readyz"))[0] == 503
     assert (await site.get("/livez"))[0] in (200, 503)
     assert (await site.get("/metrics"))[0] == 200

@@ -25,8 +25,9 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=usual.jobs)
     parser.add_argument("--kills", type=int, default=usual.kills, help="of workers")
     parser.add_argument("--broker-failures", type=int, default=usual.broker_failures)
+    parser.add_argument("--attempts", type=int, default=usual.attempts_max, help="of a job that may fail")
     options = parser.parse_args()
-    scale = Scale(options.jobs, options.kills, options.broker_failures)
+    scale = Scale(options.jobs, options.kills, options.broker_failures, options.attempts)
     try:
         sys.exit(0 if asyncio.run(_main(options.seed, scale)) else 1)
     except asyncio.CancelledError:

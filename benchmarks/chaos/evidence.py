@@ -1,6 +1,6 @@
 """What is known of a run from outside: what requesters were told, and what the streams hold in the end."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -80,6 +80,14 @@ class Reading:
 
 
 @dataclass
+class Copied:
+    """What came on a job's `reply_to`, the sentinel too, and when the last of it did."""
+
+    events: list[Event] = field(default_factory=list)
+    last: float = 0.0
+
+
+@dataclass
 class Evidence:
     """All of it.
 
@@ -89,10 +97,12 @@ class Evidence:
         cancels: All cancels.
         readings: All live readings.
         copies: What came on a job's `reply_to`.
+        bursts: What became of core requests.
         replays: The readings after the run, one for each job.
         records: Jobs' events as AIOUT has them.
         letters: Jobs' dead letters as AIDEAD has them.
         calls: What the provider did at each call.
+        calm: Jobs in whose life core NATS lost and held nothing.
         left: Jobs that are still queued.
         wrong: What is wrong beside all jobs.
         story: What happened: from when to when, and what.
@@ -102,14 +112,21 @@ class Evidence:
     acked: dict[str, float] = field(default_factory=dict)
     cancels: list[Cancel] = field(default_factory=list)
     readings: list[Reading] = field(default_factory=list)
-    copies: dict[str, list[Event]] = field(default_factory=lambda: defaultdict(list))
+    copies: dict[str, Copied] = field(default_factory=lambda: defaultdict(Copied))
+    bursts: Counter[str] = field(default_factory=Counter)
     replays: list[Reading] = field(default_factory=list)
     records: dict[str, list[Stored]] = field(default_factory=dict)
     letters: dict[str, list[Letter]] = field(default_factory=dict)
     calls: dict[str, list[str]] = field(default_factory=dict)
+    calm: set[str] = field(default_factory=set)
     left: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     story: list[tuple[float, float, str]] = field(default_factory=list)
+
+    def span(self, job: str) -> tuple[float, float]:
+        """Return from when to when something was heard of a job, with some time behind it."""
+        times = [stored.time for stored in self.records.get(job, ())] + [self.copies[job].last, self.sent[job]]
+        return self.sent[job], max(times) + 1
 
 
 def place(event: Event) -> Point:

@@ -11,21 +11,19 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.chaos.cluster import Broker, free_ports
-from benchmarks.chaos.plan import Clock
+from benchmarks.chaos.plan import SLOTS, Clock
 from tests.link import Link, linked
 from tests.processes import WorkerProcess
 
 WORKERS: Final = 4
-ATTEMPTS_MAX: Final = 5
 STOP_SECONDS: Final = 20.0
 READY_SECONDS: Final = 60.0
 UNREACHABLE: Final = 3  # the exit status of a worker that reaches no broker when it starts
 SETTINGS: Final = {
     "WORKER_JOBS_PROVISION": "off",
-    "WORKER_ATTEMPTS_MAX": str(ATTEMPTS_MAX),
     "WORKER_RETRY_BASE_SECONDS": "0.1",
     "WORKER_RETRY_MAX_SECONDS": "1",
-    "WORKER_CONCURRENCY_MAX": "64",
+    "WORKER_CONCURRENCY_MAX": str(SLOTS),
     "WORKER_DRAIN_TIMEOUT_SECONDS": "1",
     "WORKER_LOG_LEVEL": "warning",
     "WORKER_LOG_FORMAT": "json",
@@ -39,11 +37,11 @@ DEFECTS: Final = ('"event": "defect"', "was destroyed", "never retrieved", "neve
 class Worker:
     """One worker process, and its links to the brokers."""
 
-    def __init__(self, directory: Path, provider_url: str, clock: Clock) -> None:
+    def __init__(self, directory: Path, settings: dict[str, str], clock: Clock) -> None:
         self.links: list[Link] = []
         self.clock = clock
         self._directory = directory
-        self._provider_url = provider_url
+        self._settings = settings
         self._stack = AsyncExitStack()
         self._process: WorkerProcess | None = None
 
@@ -57,12 +55,15 @@ class Worker:
         """Start it; it is ready later."""
         for broker in brokers:
             self.links.append(await self._stack.enter_async_context(linked(broker.port)))
-        settings = SETTINGS | {
-            "WORKER_HTTP_PORT": str(free_ports(1)[0]),
-            "NATS_URL": ",".join(link.url for link in self.links),
-            "AICHATS_URL": self._provider_url,
-            "CHAOS_CLOCK": f"{self.clock.first},{self.clock.then},{self.clock.step_at}",
-        }
+        settings = (
+            SETTINGS
+            | self._settings
+            | {
+                "WORKER_HTTP_PORT": str(free_ports(1)[0]),
+                "NATS_URL": ",".join(link.url for link in self.links),
+                "CHAOS_CLOCK": f"{self.clock.first},{self.clock.then},{self.clock.step_at}",
+            }
+        )
         self._process = WorkerProcess(self._directory, settings)
         self._process.http_port = int(settings["WORKER_HTTP_PORT"])
         if self.clock.off:
@@ -110,11 +111,13 @@ class Fleet:
         wrong: What no fault excuses: a worker that ended by itself or did not stop, a defect in a log.
     """
 
-    def __init__(self, directory: Path, provider_url: str, brokers: Sequence[Broker], clocks: Sequence[Clock]) -> None:
+    def __init__(
+        self, directory: Path, settings: dict[str, str], brokers: Sequence[Broker], clocks: Sequence[Clock]
+    ) -> None:
         self.done: Counter[str] = Counter()
         self.wrong: list[str] = []
         self._directory = directory
-        self._provider_url = provider_url
+        self._settings = settings
         self._brokers = brokers
         self._clocks = cycle(clocks)
         self._workers: list[Worker] = []
@@ -131,7 +134,7 @@ class Fleet:
 
     async def more(self) -> None:
         """Start one more, and wait until it is ready. Where no broker lets it in meanwhile, start it again."""
-        while not await self._started(worker := Worker(self._directory, self._provider_url, next(self._clocks))):
+        while not await self._started(worker := Worker(self._directory, self._settings, next(self._clocks))):
             self._workers.remove(worker)
             await worker.kill()
             if worker.ended != UNREACHABLE:

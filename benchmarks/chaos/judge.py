@@ -10,6 +10,7 @@ import orjson
 
 from benchmarks.chaos.evidence import (
     NOTHING,
+    SENTINEL,
     Cancel,
     Event,
     Evidence,
@@ -21,13 +22,16 @@ from benchmarks.chaos.evidence import (
     is_end,
     place,
 )
-from benchmarks.chaos.fleet import ATTEMPTS_MAX
-from benchmarks.chaos.plan import REFUSALS, Job, Plan
+from benchmarks.chaos.plan import REFUSALS, SLOW, Job, Plan
 from benchmarks.chaos.provider import PROMPT, picture, words
 
 SLACK_SECONDS: Final = 0.25  # between the broker's storing and a requester's hearing of it
 BUDGET_SECONDS: Final = 600.0
 LEFT_AGAIN: Final = ("retrying", "given_back")
+GOOD: Final = ("ok", SLOW)
+# Of one event at its `reply_to`: its writer's, and its of whoever went on for that one.
+COPIES_MAX: Final = 2
+HELD_MAX: Final = 1  # status of a job that was on its way when a fault began
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,8 @@ class Case:
     cancels: list[Cancel] = field(default_factory=list)
     readings: list[Reading] = field(default_factory=list)
     copies: list[Event] = field(default_factory=list)
+    calm: bool = False
+    attempts_max: int = 5
     replay: Reading | None = None
 
     @property
@@ -87,7 +93,9 @@ def cases(plan: Plan, evidence: Evidence) -> Iterator[Case]:
             evidence.records.get(job.id, []),
             evidence.letters.get(job.id, []),
             evidence.calls.get(job.id, []),
-            copies=evidence.copies.get(job.id, []),
+            copies=evidence.copies[job.id].events,
+            calm=job.id in evidence.calm,
+            attempts_max=plan.scale.attempts_max,
         )
         for job in plan.jobs
         if job.id in evidence.acked
@@ -112,6 +120,7 @@ def violations(case: Case) -> Iterator[Violation]:
         ("dead letters and the end do not agree", _letters(case)),
         ("a canceller was told something else", _cancels(case)),
         ("a reader got what is not on record", _readers(case)),
+        ("a reply_to got what it must not", _copies(case)),
     ):
         for detail in details:
             yield Violation(case.job.id, rule, detail)
@@ -145,7 +154,7 @@ def _answer(case: Case) -> Iterator[str]:
     if end is None or end.event["type"] != "done":
         return
     last = [stored.event for stored in case.record if stored.event["attempt"] == end.event["attempt"]]
-    if _said(last) not in {_answered(case.job, call) for call, outcome in enumerate(case.calls, 1) if outcome == "ok"}:
+    if _said(last) not in {_answered(case.job, call) for call, outcome in enumerate(case.calls, 1) if outcome in GOOD}:
         yield f"it says {_said(last)[:1000]!r}"
     if end.event["data"]["last_seq"] != end.event["seq"]:
         yield f"last_seq is {end.event['data']['last_seq']}, its own is {end.event['seq']}"
@@ -166,16 +175,16 @@ def _answered(job: Job, call: int) -> bytes:
 def _explained(case: Case) -> Iterator[str]:
     """An end is done, cancelled by somebody, refused by the provider, late, or the last of the attempts."""
     failures, code, end = sum(case.failed), case.code, case.end
-    if sum(case.failed[:-1]) >= ATTEMPTS_MAX:
+    if sum(case.failed[:-1]) >= case.attempts_max:
         yield f"an attempt began after {sum(case.failed[:-1])} that failed"
     if end is None or not code:
         return
     passed = end.time - case.sent >= (case.job.budget or BUDGET_SECONDS) - SLACK_SECONDS
-    hurried = case.job.budget is not None and any(outcome != "ok" for outcome in case.calls)
+    hurried = case.job.budget is not None and any(outcome not in GOOD for outcome in case.calls)
     explained = {
         "cancelled": any(cancel.answer not in ("false", "nobody") for cancel in case.cancels),
-        "deadline_exceeded": passed or failures >= ATTEMPTS_MAX,
-    }.get(code, failures >= ATTEMPTS_MAX or hurried or code in {REFUSALS.get(call) for call in case.calls})
+        "deadline_exceeded": passed or failures >= case.attempts_max,
+    }.get(code, failures >= case.attempts_max or hurried or code in {REFUSALS.get(call) for call in case.calls})
     if not explained:
         yield f"{code} after {failures} failures, {end.time - case.sent:.1f} s and calls {case.calls}"
 
@@ -223,6 +232,31 @@ def _readers(case: Case) -> Iterator[str]:
             yield f"a resume did not end, {len(reading.events)} events, asked {reading.asked} times"
     if case.replay and case.replay.ended and case.replay.events != [stored.event for stored in case.record]:
         yield "a resume after it all is not the record"
+
+
+def _copies(case: Case) -> Iterator[str]:
+    """Behind its sentinel comes nothing but what has come before, and what a fault has held on its way."""
+    most = COPIES_MAX + (case.job.again is not None)
+    for what, count in Counter(_named(event) for event in case.copies if event["type"] != "status").items():
+        if count > most:
+            yield f"{what} came {count} times"
+    if SENTINEL not in case.copies:
+        if case.job.copied and case.calm:
+            yield "no sentinel came, though no fault was near"
+        return
+    first = case.copies.index(SENTINEL)
+    before, behind = case.copies[:first], [event for event in case.copies[first:] if event != SENTINEL]
+    if case.calm and not (before and is_end(before[-1])):
+        yield f"a sentinel came behind {_named(before[-1]) if before else 'nothing'}"
+    outside = sum(place(event) == (0, 0) for event in behind)
+    if outside > (0 if case.calm else HELD_MAX):
+        yield f"{outside} times status came behind the sentinel"
+    if case.calm:
+        yield from (f"{_named(event)} came behind the sentinel, first" for event in behind if event not in before)
+
+
+def _named(event: Event) -> str:
+    return "the sentinel" if event == SENTINEL else f"{place(event)} {event['type']}"
 
 
 def figures(case: Case) -> Counter[str]:

@@ -9,11 +9,16 @@ JOBS_PER_SECOND: Final = 30.0
 SECONDS_PER_KILL: Final = 3.0
 SECONDS_PER_BROKER_FAILURE: Final = 8.0
 ACK_WAIT_SECONDS: Final = 3.0
+SECONDS_PER_BURST: Final = 12.0
+SLOTS: Final = 16  # of each worker: core requests fill them now and then
+BURST: Final = 64  # core requests at once, as many as all workers have slots
+CANCELS: Final = 16  # of one job at once
 HOUR_SECONDS: Final = 3600.0
 
 FAILING: Final = 0.1
 FAILURES: Final = ("503", "429", "cut", "stall")
 HOPELESS: Final = ("503",) * 50
+SLOW: Final = "slow"  # it answers after a silence that outlasts leases
 # The contract's code for what no retry mends (section 4).
 REFUSALS: Final = {"400": "invalid_request", "413": "too_large"}
 STREAMS: Final = ("AIOUT", "AIJOBS", "AIDEAD")
@@ -31,6 +36,7 @@ class Scale:
     jobs: int = 2000
     kills: int = 20
     broker_failures: int = 3
+    attempts_max: int = 5
 
     @property
     def seconds(self) -> float:
@@ -88,6 +94,14 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
+class Burst:
+    """Core requests that come at once, and how long each takes."""
+
+    at: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Blow:
     """One fault.
 
@@ -117,6 +131,7 @@ class Plan:
     seed: int
     scale: Scale
     jobs: tuple[Job, ...]
+    bursts: tuple[Burst, ...]
     workers: tuple[Blow, ...]
     brokers: tuple[Blow, ...]
     clocks: tuple[Clock, ...]
@@ -129,6 +144,10 @@ def planned(seed: int, scale: Scale) -> Plan:
         seed,
         scale,
         _certain() + tuple(_job(dice, number, scale) for number in range(scale.jobs - len(_certain()))),
+        tuple(
+            Burst(dice.uniform(0, scale.seconds), dice.uniform(1, 3))
+            for _ in range(max(1, int(scale.seconds / SECONDS_PER_BURST)))
+        ),
         _worker_blows(dice, scale),
         _broker_blows(dice, scale),
         tuple(_clock(dice) for _ in range(2 * scale.kills + 16)),
@@ -136,11 +155,23 @@ def planned(seed: int, scale: Scale) -> Plan:
 
 
 def _job(dice: random.Random, number: int, scale: Scale) -> Job:
-    words, pause = _length(dice)
+    words, pause, at, roll = *_length(dice), number * scale.seconds / scale.jobs, dice.random()
+    if roll < 0.04:
+        return Job(f"j{number}", at, words, pause, outcomes=(SLOW,), copied=True)
+    if roll < 0.06:  # it waits for its retry when they come
+        return Job(
+            f"j{number}",
+            at,
+            words,
+            pause,
+            outcomes=("429",) * 9,
+            copied=True,
+            cancels=(dice.uniform(0.3, 1.5),) * CANCELS,
+        )
     image = dice.random() < 0.05
     return Job(
         id=f"j{number}",
-        at=number * scale.seconds / scale.jobs,
+        at=at,
         words=words,
         pause=pause,
         outcomes=tuple(outcome for outcome in _outcomes(dice) if not (image and outcome == "stall")),
@@ -154,7 +185,7 @@ def _job(dice: random.Random, number: int, scale: Scale) -> Job:
 
 
 def _certain() -> tuple[Job, ...]:
-    """What the smallest run has too: a cancel, a resume, a retry, one without hope and one that is refused."""
+    """What the smallest run has too: each thing that a requester or the provider may do."""
     return (
         Job("cancelled", 0.5, words=20, pause=0.3, cancels=(1.0, 1.0)),
         Job("resumed", 0.5, words=20, pause=0.2, resumes=(0.0, 1.0)),
@@ -162,6 +193,8 @@ def _certain() -> tuple[Job, ...]:
         Job("hopeless", 0.5, words=5, pause=0.1, outcomes=HOPELESS, resumes=(0.0,)),
         Job("refused", 0.5, words=5, pause=0.1, outcomes=("400",)),
         Job("copied", 0.5, words=20, pause=0.1, copied=True),
+        Job("slow", 0.5, words=5, pause=0.1, outcomes=(SLOW,), copied=True),
+        Job("stormed", 0.5, words=5, pause=0.1, outcomes=("429",) * 9, copied=True, cancels=(0.7,) * CANCELS),
         Job("drawn", 0.5, words=1, pause=0.5, outcomes=("cut",), resumes=(0.0,), kind="image"),
     )
 

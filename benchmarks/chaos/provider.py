@@ -9,9 +9,11 @@ from typing import Any, Final
 import orjson
 from aiohttp import web
 
-from benchmarks.chaos.plan import Job
+from benchmarks.chaos.plan import SLOW, Job
 
 PROMPT: Final = "chaos "
+FILLING: Final = "fill "  # and for how long, in seconds: a core request
+SLOW_SECONDS: Final = 15.0
 HALF: Final = 0.5
 STATUSES: Final = {"503": 503, "429": 429, "400": 400, "413": 413}
 
@@ -56,13 +58,20 @@ class Provider:
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         asked: Any = orjson.loads(await request.read())
-        job = self._jobs[asked["messagesHistory"][-1]["content"].removeprefix(PROMPT)]
+        prompt = asked["messagesHistory"][-1]["content"]
+        if prompt.startswith(FILLING):
+            await asyncio.sleep(float(prompt.removeprefix(FILLING)))
+            return web.Response(text="data: full\n\n", content_type="text/event-stream")
+        job = self._jobs[prompt.removeprefix(PROMPT)]
         calls = self.calls[job.id]
         outcome = job.outcomes[len(calls)] if len(calls) < len(job.outcomes) else "ok"
         calls.append(outcome)
         if outcome in STATUSES:
             headers = {"Retry-After": "1"} if outcome == "429" else {}
             return web.json_response({"error": {"message": "as planned"}}, status=STATUSES[outcome], headers=headers)
+        if outcome == SLOW:
+            await asyncio.sleep(SLOW_SECONDS)
+            outcome = "ok"
         if job.kind == "image":
             return await self._draw(request, job, len(calls), outcome)
         return await self._stream(request, job, words(job, len(calls)), outcome)

@@ -10,14 +10,15 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
-from benchmarks.chaos.evidence import TENANT, Cancel, Evidence, Reading
-from benchmarks.chaos.plan import Job
-from benchmarks.chaos.provider import PROMPT
+from benchmarks.chaos.evidence import SENTINEL, TENANT, Cancel, Evidence, Reading, is_end
+from benchmarks.chaos.plan import BURST, Burst, Job
+from benchmarks.chaos.provider import FILLING, PROMPT
 from benchmarks.chaos.reader import Calm, Mailbox, read
 
 SUBMIT_SECONDS: Final = 120.0
 SUBMIT_TIMEOUT_SECONDS: Final = 3.0
 CANCEL_TIMEOUT_SECONDS: Final = 10.0
+FILL_SECONDS: Final = 20.0
 COPIES: Final = "_INBOX.chaos-copies"
 
 
@@ -49,6 +50,14 @@ class Requesters:
             for job in jobs:
                 await asyncio.sleep(max(0.0, started + job.at - time.monotonic()))
                 group.create_task(self._live(job))
+
+    async def fill(self, bursts: Sequence[Burst], started: float) -> None:
+        """Take the workers' slots for a while, by core requests, each burst at its time after `started`."""
+        async with asyncio.TaskGroup() as group:
+            for burst in sorted(bursts, key=lambda burst: burst.at):
+                await asyncio.sleep(max(0.0, started + burst.at - time.monotonic()))
+                for _ in range(BURST):
+                    group.create_task(self._take(burst.seconds))
 
     async def replay(self, job: Job) -> None:
         """Read a job after it all."""
@@ -135,6 +144,25 @@ class Requesters:
         self._evidence.readings.append(reading := Reading(job.id))
         await read(self._next(), reading, self._calm)
 
+    async def _take(self, seconds: float) -> None:
+        """Ask over core NATS, and note what came of it: a fault may cost a request its answer, and nothing else may."""
+        mailbox, begin, told = self._next(), time.time(), "cut"
+        with mailbox.address() as (reply, came):
+            try:
+                body = f"{FILLING}{seconds}".encode()
+                await mailbox.nc.publish(f"ai.v1.req.text.{TENANT}", body, reply=reply)
+                while (message := await asyncio.wait_for(came.get(), FILL_SECONDS)).data:
+                    event = orjson.loads(message.data)
+                    told = event["data"].get("code", "done") if is_end(event) else told
+                mailbox.ended(reply)
+                told = "overloaded" if (message.headers or {}).get("Status") == "503" else told  # nobody has room
+            except (NatsError, TimeoutError):
+                told = "cut"
+        self._evidence.bursts[f"core requests told {told}"] += 1
+        if told not in ("done", "overloaded", "shutting_down") and self._calm(begin, time.time()):
+            self._evidence.wrong.append(f"a core request was told {told}, though no fault was near")
+
     async def _copied(self, message: Msg) -> None:
-        if message.data:
-            self._evidence.copies[message.subject.rpartition(".")[2]].append(orjson.loads(message.data))
+        copied = self._evidence.copies[message.subject.rpartition(".")[2]]
+        copied.events.append(orjson.loads(message.data) if message.data else SENTINEL)
+        copied.last = time.time()

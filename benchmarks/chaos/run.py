@@ -66,7 +66,8 @@ async def _shaken(plan: Plan, directory: Path) -> tuple[Evidence, Counter[str]]:
         cluster = await stack.enter_async_context(Cluster(directory))
         await cluster.provision()
         clients = await _clients(cluster, stack)
-        fleet = Fleet(directory, provider.url, cluster.brokers, plan.clocks)
+        settings = {"AICHATS_URL": provider.url, "WORKER_ATTEMPTS_MAX": str(plan.scale.attempts_max)}
+        fleet = Fleet(directory, settings, cluster.brokers, plan.clocks)
         stack.push_async_callback(fleet.close)
         await fleet.start()
         faults = Faults(plan, cluster, fleet, clients[0])
@@ -76,9 +77,10 @@ async def _shaken(plan: Plan, directory: Path) -> tuple[Evidence, Counter[str]]:
         evidence.left = await _queued(clients[0])
         await _read(plan.jobs, clients[0], requesters, evidence)
     evidence.calls = provider.calls
+    evidence.calm = {job for job in evidence.sent if faults.calm(*evidence.span(job))}
     evidence.wrong += fleet.wrong
     evidence.story = sorted(faults.story)
-    return evidence, faults.done + fleet.done
+    return evidence, faults.done + fleet.done + evidence.bursts
 
 
 async def _clients(cluster: Cluster, stack: AsyncExitStack) -> Sequence[Client]:
@@ -99,6 +101,7 @@ async def _shake(plan: Plan, faults: Faults, requesters: Requesters, evidence: E
             async with asyncio.TaskGroup() as group:
                 group.create_task(faults.run(started))
                 group.create_task(requesters.run(plan.jobs, started))
+                group.create_task(requesters.fill(plan.bursts, started))
             while await _queued(requesters.client):
                 await asyncio.sleep(0.5)
             await asyncio.sleep(ACK_WAIT_SECONDS + 1)  # whoever was away and is back says what he has to say

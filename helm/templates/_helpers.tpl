@@ -85,9 +85,10 @@ helm.sh/chart: {{ printf "%s-%s" $.Chart.Name $.Chart.Version | replace "+" "_" 
 {{- end -}}
 {{- end }}
 
-{{/* The drain, and ten seconds to say goodbye to the broker: never killed in the middle of it. */}}
+{{/* The drain; 8 seconds, which are the most that a worker takes beside it whatever its broker does (STOP_SECONDS in
+     worker/aichats_worker/broker/stopping.py); and 4 for the last spans and the process itself. */}}
 {{- define "worker.gracePeriod" -}}
-{{- .Values.settings.WORKER_DRAIN_TIMEOUT_SECONDS | float64 | ceil | int | add 10 -}}
+{{- .Values.settings.WORKER_DRAIN_TIMEOUT_SECONDS | float64 | ceil | int | add 8 4 -}}
 {{- end }}
 
 {{/* A sum over the secrets that are variables, which a running worker does not read again: with another, an upgrade
@@ -119,6 +120,11 @@ helm.sh/chart: {{ printf "%s-%s" $.Chart.Name $.Chart.Version | replace "+" "_" 
 {{- define "worker.stream" -}}
 {{- $prefix := (index . 0).Values.settings.WORKER_SUBJECT_PREFIX | default "ai.v1" -}}
 {{- if eq $prefix "ai.v1" }}{{ index . 1 }}{{ else }}{{ index . 1 }}_{{ $prefix | replace "." "_" }}{{ end }}
+{{- end }}
+
+{{/* (list slots percent): how many slots of a worker are to be taken, at least one. */}}
+{{- define "worker.slotsTarget" -}}
+{{- div (mul (index . 0 | int) (index . 1)) 100 | max 1 -}}
 {{- end }}
 
 {{/* A whole number stays one: a template's numbers are floats, and 20971520 would be printed as 2.097152e+07. */}}
@@ -271,6 +277,9 @@ annotations:
 {{- end }}
 {{- if and (eq .Values.scaling.mode "keda") (not (include "worker.jobs" .)) }}
 {{- fail "scaling.mode: keda looks at the queue of jobs, and WORKER_JOBS is off: use hpa or none." }}
+{{- end }}
+{{- if and (eq (int .Values.settings.WORKER_HTTP_PORT) 0) (or (and (eq .Values.scaling.mode "keda") .Values.scaling.keda.prometheus) (and (eq .Values.scaling.mode "hpa") .Values.scaling.hpa.slotsPercent)) }}
+{{- fail "Scaling by slots needs the metrics, and WORKER_HTTP_PORT 0 turns them off." }}
 {{- end }}
 {{- if and .Values.podMonitor.enabled (eq (int .Values.settings.WORKER_HTTP_PORT) 0) }}
 {{- fail "podMonitor.enabled needs the metrics, and WORKER_HTTP_PORT 0 turns them off." }}

@@ -4,10 +4,12 @@ from typing import Any
 
 import pytest
 from cloudcoil.models.keda.v1alpha1 import ScaledObject
-from cloudcoil.models.prometheus_operator.v1 import PodMonitor
+from cloudcoil.models.prometheus_operator.v1 import PodMonitor, PrometheusRule
 from kubernetes_validate.utils import validate
 
+from aichats_worker.broker.stopping import STOP_SECONDS
 from aichats_worker.commands.manners import STATUS_ERROR, STATUS_USAGE
+from aichats_worker.tracing.exporting import FLUSH_TIMEOUT_SECONDS
 from tests.chart.conftest import Objects, Render, container, deployment, environment, the
 
 # The oldest that Chart.yaml allows, one in the middle, and the newest that the schemas know.
@@ -16,6 +18,7 @@ KUBERNETES = ("1.27.0", "1.32.0", "1.37.0")
 OF_OPERATORS: dict[str, Any] = {
     "ScaledObject": ScaledObject,
     "PodMonitor": PodMonitor,
+    "PrometheusRule": PrometheusRule,
     "Stream": None,
     "Consumer": None,
 }
@@ -32,6 +35,8 @@ FULL: dict[str, Any] = {
     "imagePullSecrets": ["registry"],
     "simulator": {"enabled": True},
     "podMonitor": {"enabled": True, "labels": {"team": "ai"}},
+    "prometheusRule": {"enabled": True, "labels": {"team": "ai"}},
+    "dashboard": {"enabled": True, "annotations": {"grafana_folder": "AI"}},
     "networkPolicy": {"metricsFrom": [{"namespaceSelector": {}}], "extraEgress": [{"ports": [{"port": 3128}]}]},
     "serviceAccount": {"annotations": {"team": "ai"}},
     "commonLabels": {"team": "y"},
@@ -44,6 +49,7 @@ FULL: dict[str, Any] = {
     "smallPods": {"labels": {"pool": "1e3"}, "annotations": {"note": "on"}},
     "provision": {"secrets": {"NATS_NKEY": {"name": "nats", "key": "operator"}}},
     "test": {"tenant": "teama", "settings": {"NATS_INBOX_PREFIX": "_INBOX.teama"}},
+    "scaling": {"keda": {"prometheus": "http://prometheus:9090"}, "hpa": {"slotsPercent": 75}},
     "extraEnv": [{"name": "A", "value": "b"}],
     "extraEnvFrom": [{"secretRef": {"name": "more"}}],
     "extraVolumes": [{"name": "more", "emptyDir": {}}],
@@ -51,7 +57,11 @@ FULL: dict[str, Any] = {
 }
 MATRIX = [
     pytest.param(
-        base | {"scaling": {"mode": scaling}, "provision": base.get("provision", {}) | {"mode": provision}},
+        base
+        | {
+            "scaling": base.get("scaling", {}) | {"mode": scaling},
+            "provision": base.get("provision", {}) | {"mode": provision},
+        },
         id=f"{name}-{scaling}-{provision}",
     )
     for (name, base), scaling, provision in itertools.product(
@@ -145,10 +155,11 @@ def test_every_selector_matches_its_own_pods_and_no_others(render: Render) -> No
         assert not any(selector["matchLabels"].items() <= labels.items() for labels in others)
 
 
-@pytest.mark.parametrize(("drain", "grace"), [(0, 10), (25, 35), (0.2, 11), (600, 610)])
-def test_the_grace_period_is_longer_than_the_drain(render: Render, drain: float, grace: int) -> None:
+@pytest.mark.parametrize(("drain", "grace"), [(0, 12), (25, 37), (0.2, 13), (600, 612)])
+def test_the_grace_period_is_longer_than_a_stop(render: Render, drain: float, grace: int) -> None:
     spec = deployment(render({"settings": {"WORKER_DRAIN_TIMEOUT_SECONDS": drain}}))["spec"]["template"]["spec"]
     assert spec["terminationGracePeriodSeconds"] == grace
+    assert grace > drain + STOP_SECONDS + FLUSH_TIMEOUT_SECONDS
 
 
 def test_the_broker_is_asked_about_for_readiness_alone(render: Render) -> None:
@@ -307,7 +318,7 @@ def test_an_upgrade_of_the_simulator_waits_for_its_answers(render: Render) -> No
     objects = render({"simulator": {"enabled": True}, "settings": {"WORKER_DRAIN_TIMEOUT_SECONDS": 100}})
     simulator = the(objects, "Deployment", "-simulator")["spec"]
     assert simulator["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
-    assert simulator["template"]["spec"]["terminationGracePeriodSeconds"] == 110
+    assert simulator["template"]["spec"]["terminationGracePeriodSeconds"] == 112
     (container_,) = simulator["template"]["spec"]["containers"]
     assert container_["lifecycle"]["preStop"]["exec"]["command"][0] == "sleep"
 

@@ -35,6 +35,9 @@ NEEDS: dict[str, dict[str, Any]] = {
     "scaling.hpa": HPA,
     "podMonitor.labels": MONITOR,
     "podMonitor.interval": MONITOR,
+    "prometheusRule.labels": {"prometheusRule": {"enabled": True}},
+    "dashboard.labels": {"dashboard": {"enabled": True}},
+    "dashboard.annotations": {"dashboard": {"enabled": True}},
 }
 # Another value for those that have none to begin with, or not just any.
 EXAMPLES: dict[str, Any] = {
@@ -47,6 +50,7 @@ EXAMPLES: dict[str, Any] = {
     "fullnameOverride": "other",
     "scaling.mode": "hpa",
     "scaling.keda.monitoringEndpoint": "elsewhere:8222",
+    "scaling.keda.prometheus": "http://prometheus:9090",
     "provision.mode": "worker",
     "provision.settings": {"NATS_INBOX_PREFIX": "_INBOX.operator"},
     "provision.secrets": {"NATS_NKEY": {"name": "nats", "key": "operator"}},
@@ -61,6 +65,8 @@ EXAMPLES: dict[str, Any] = {
     "networkPolicy.extraEgress": [{"ports": [{"port": 3128}]}],
     "podMonitor.labels": {"team": "ai"},
     "podMonitor.interval": "10s",
+    "prometheusRule.labels": {"team": "ai"},
+    "dashboard.annotations": {"grafana_folder": "AI"},
     "resources.requests.cpu": "2",
     "smallPods.resources.requests.cpu": "2",
     "smallPods.resources.requests.memory": "1Gi",

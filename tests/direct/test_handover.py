@@ -14,13 +14,15 @@ from nats.errors import NoRespondersError
 
 from aichats_worker.app import App
 from aichats_worker.broker.patches.subscribing import settle
+from aichats_worker.errors import Cancelled
+from aichats_worker.request.call import Call
 from aichats_worker.request.slots import RETRY_AFTER_MAX_SECONDS, Slots
 from aichats_worker.simulator.server import Simulator
 from tests.conftest import StartWorker
 from tests.direct.test_corridor import outcomes, until
 from tests.link import linked
 from tests.processes import NatsServer
-from tests.requester import Exchange, ask, check
+from tests.requester import WAIT_SECONDS, Exchange, ask, check
 
 REQ = "ai.v1.req.text.default"
 ASK = "ai.v1.ask.text.default"
@@ -255,6 +257,31 @@ async def test_a_cancel_finds_a_request_between_two_workers(
     assert await end(exchange) == "cancelled"
     await until(lambda: remote.slots["text"].free == 1)
     assert await end(running) == "done"
+
+
+async def test_a_cancel_in_the_moment_that_a_request_is_taken_elsewhere_ends_it_once(
+    nc: Client, start_worker: StartWorker
+) -> None:
+    full, other = await start_worker(worker_concurrency_max=1), await start_worker()
+    assert full.slots["text"].take()
+    exchange = await Exchange(nc).listen()
+    await nc.flush()
+    call = Call(
+        "req", kind="text", tenant="t", id="r1", reply_to=exchange.inbox, body=b"[sim: words=2 pause=0.1]", headers={}
+    )
+    assert full._core.accept(call)
+    async with asyncio.timeout(WAIT_SECONDS):
+        while not (sending := [task for task in asyncio.all_tasks() if task.get_name() == "hand-over:r1"]):
+            await asyncio.sleep(0)
+    run = full.runs.find("t", "r1")
+    assert run is not None
+    # One step of the loop later whoever waits for the word has it, and has not gone on yet.
+    stopped: list[bool] = []
+    stop = lambda: stopped.append(run.stop(Cancelled("by the test")))  # noqa: E731
+    sending[0].add_done_callback(lambda _: asyncio.get_running_loop().call_soon(stop))
+    *_, end = await exchange.all()
+    assert end.type == ("error" if stopped[0] else "done")
+    assert other.runs.find("t", "r1") is None
 
 
 async def test_where_no_worker_has_room_a_late_request_is_refused(nc: Client, start_worker: StartWorker) -> None:

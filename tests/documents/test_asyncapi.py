@@ -192,5 +192,6 @@ async def test_what_a_cancel_and_the_services_api_answer_is_what_the_document_sa
 
 
 async def stored(broker: Broker, stream: str) -> AsyncIterator[RawStreamMsg]:
-    for seq in range(1, (await broker.js.stream_info(stream)).state.last_seq + 1):
+    state = (await broker.js.stream_info(stream)).state
+    for seq in range(state.first_seq, state.last_seq + 1):
         yield await broker.js.get_msg(stream, seq=seq)

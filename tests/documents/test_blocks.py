@@ -20,7 +20,7 @@ from tests.documents.blocks import PAGES, RUN, Block, blocks_of, named
 from tests.jobs.test_jobs import serving_jobs
 from tests.processes import ROOT, NatsServer, free_port
 
-PAGE_TIMEOUT_SECONDS = 240.0
+PAGE_TIMEOUT_SECONDS = 240.0  # on a machine that does other things
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 RUNNING = [page for page in PAGES if any(block.is_run for block in blocks_of(page))]
 BEGIN = "=== block at line"
@@ -29,10 +29,15 @@ REQUEST: TypeAdapter[TextRequest | ImageRequest] = TypeAdapter(TextRequest | Ima
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a page's blocks run: in one shell, one after the other, in a folder of their own."""
+    """Where a page's blocks run: in one shell, one after the other, in a folder of their own.
+
+    Attributes:
+        folder: Which one.
+        changed: What of the code is another thing here, and which.
+    """
 
     folder: Path
-    addresses: dict[str, str]
+    changed: dict[str, str]
 
     def script(self, blocks: list[Block]) -> str:
         """All blocks as one script; what it started ends with it."""
@@ -43,7 +48,7 @@ class Place:
 
     def _command(self, block: Block) -> str:
         code = block.code
-        for shown, here in self.addresses.items():
+        for shown, here in self.changed.items():
             code = code.replace(shown, here)
         if block.language == "sh":
             return code
@@ -91,13 +96,15 @@ async def test_every_block_that_is_run_does_what_its_page_says(
     await serving_jobs(
         await start_worker(nats_url=server.url, worker_jobs=True, worker_http_host="127.0.0.1", worker_http_port=port)
     )
-    addresses = {
+    changed = {
         "nats://127.0.0.1:4222": server.url,
         "http://127.0.0.1:8000": simulator.url,
         "http://127.0.0.1:8080": f"http://127.0.0.1:{port}",
+        # The same answer, at once.
+        **{prompt: f"[sim: pause=0] {prompt}" for prompt in ("Say hi", "Tell me about yourself", "A poem")},
     } | {taken: str(free_port()) for taken in ("4333", "8111")}
     blocks = [block for block in blocks_of(page) if block.is_run]
-    printed = await Place(tmp_path, addresses).run(blocks, server.url)
+    printed = await Place(tmp_path, changed).run(blocks, server.url)
     for block, part in zip(blocks, printed.split(BEGIN)[1:], strict=True):
         if block.fate == "prints":
             assert block.words in part, f"{block} printed:\n{part}"

@@ -62,7 +62,7 @@ def page(title: str, *parts: str) -> str:
 def table(head: str, rows: Iterable[Iterable[str]]) -> str:
     names = head.split(" | ")
     lines = [names, ["---"] * len(names), *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def settings_page() -> str:
@@ -217,7 +217,7 @@ def command(name: str, of: Any, level: str = "##") -> str:
         return "\n\n".join([*parts, *(command(f"{name} {sub}", each, "###") for sub, each in of.commands.items())])
     context = of.make_context(name, [], resilient_parsing=True)
     records = filter(None, (each.get_help_record(context) for each in of.params))
-    rows = [[f"`{spelled}`", says] for spelled, says in records]
+    rows = [[f"`{spelled.replace('|', ', ')}`", says] for spelled, says in records]  # a bar would end a cell
     return "\n\n".join([*parts, table("Argument or option | Meaning", rows)] if rows else parts)
 
 

@@ -1,8 +1,9 @@
 """The judge of `make chaos` finds each kind of fault: shown to it as what the streams and the requesters would hold."""
 
+from dataclasses import replace
 from typing import Any
 
-from benchmarks.chaos.evidence import Cancel, Letter, Reading, Stored
+from benchmarks.chaos.evidence import SENTINEL, Cancel, Letter, Reading, Stored
 from benchmarks.chaos.judge import Case, violations
 from benchmarks.chaos.plan import Job
 
@@ -15,7 +16,9 @@ EXPLAINED, CALLS, LETTERS = (
     "nothing explains the end", "the provider was asked without an attempt on record",
     "dead letters and the end do not agree",
 )  # fmt: skip
-CANCELS, READERS = "a canceller was told something else", "a reader got what is not on record"
+CANCELS, READERS, COPIES = (
+    "a canceller was told something else", "a reader got what is not on record", "a reply_to got what it must not",
+)  # fmt: skip
 
 
 def event(kind: str, data: Any, attempt: int, seq: int) -> dict[str, Any]:
@@ -155,3 +158,36 @@ def test_a_reader_got_the_record_or_it_is_found() -> None:
     assert found(case(*events, copies=[stale])) == {READERS}
     assert found(case(*events, readings=[Reading("j1", events[:2], 3)])) == {READERS}
     assert found(case(*events, replay=Reading("j1", events[1:], 1, ended=True))) == {READERS}
+
+
+def test_a_reply_to_got_the_record_and_one_sentinel_or_it_is_found() -> None:
+    asked, events, working = replace(JOB, copied=True), answered(), event("status", "working", 0, 0)
+    whole = [*events[:2], working, *events[2:], SENTINEL]
+
+    def copied(*copies: dict[str, Any], calm: bool = True) -> set[str]:
+        return found(case(*events, copies=list(copies), job=asked, calm=calm))
+
+    assert not copied(*whole)
+    assert not copied(*whole, events[-1], SENTINEL), "whoever went on for another says it once more"
+    assert copied(*events) == {COPIES}
+    assert not copied(*events, calm=False), "a fault may cost it"
+    assert copied(*whole, *[events[-1], SENTINEL] * 2) == {COPIES}
+    assert copied(*events[:2], SENTINEL, calm=True) == {COPIES}
+    assert copied(events[0], *events[2:], SENTINEL, events[1]) == {COPIES}
+
+
+def test_a_status_behind_the_sentinel_is_one_that_a_fault_has_held_or_it_is_found() -> None:
+    asked, events, working = replace(JOB, copied=True), answered(), event("status", "working", 0, 0)
+
+    def behind(count: int, *, calm: bool) -> set[str]:
+        return found(case(*events, copies=[*events, SENTINEL, *[working] * count], job=asked, calm=calm))
+
+    assert behind(1, calm=True) == {COPIES}
+    assert not behind(1, calm=False)
+    assert behind(3, calm=False) == {COPIES}
+
+
+def test_with_one_attempt_a_failure_is_the_end() -> None:
+    ends = [event("status", "started", 1, 0), failed("provider_unavailable", 1, 1)]
+    assert not found(case(*ends, calls=["503"], letters=["provider_unavailable"], attempts_max=1))
+    assert found(case(*left("retrying", 1), *answered(2, call=2), calls=["503", "ok"], attempts_max=1)) == {EXPLAINED}

@@ -213,3 +213,38 @@ async def test_a_job_that_ends_after_its_queue_was_made_anew_takes_no_other_with
     assert await broker.jobs_left() == 1
     await start_jobs()
     assert (await broker.end())[-1].id == "new"
+
+
+@pytest.mark.slow("a retry is waited for")
+async def test_a_job_that_ends_after_its_queue_was_made_anew_takes_none_with_it_that_waits_for_its_retry(
+    broker: Broker, start_jobs: StartJobs
+) -> None:
+    """A new queue's consumer takes the acknowledgement of an old queue's job for one of its own, by the number."""
+    first = await start_jobs(worker_concurrency_max=1, worker_drain_timeout_seconds=30)
+    await broker.submit("[sim: words=40 pause=0.1]", "old")
+    await broker.content()
+    draining = asyncio.create_task(first.drain())
+    await broker.js.delete_stream("AIJOBS")
+    await provisioner(Bus(broker.nc, broker.js), ack_wait_seconds=10).apply()
+    await start_jobs()
+    await broker.submit("[sim: times=1 status=429 retry-after=8] [sim: words=2]", "new")
+    assert (await broker.end())[-1].id == "old"
+    assert await draining == 0
+    assert (await broker.end())[-1].id == "new"
+
+
+async def test_a_job_of_an_id_that_was_there_before_its_queue_was_made_anew_has_a_letter_too(
+    broker: Broker, start_jobs: StartJobs
+) -> None:
+    """Letters of one id and number are one for the broker, for 15 minutes."""
+    await start_jobs()
+    await broker.submit("[sim: status=400]")
+    await broker.end()
+    await broker.removed()
+    await broker.js.purge_stream("AIOUT")
+    await broker.js.delete_stream("AIJOBS")
+    await provisioner(Bus(broker.nc, broker.js), ack_wait_seconds=10).apply()
+    await broker.submit("[sim: status=400]")
+    await broker.end()
+    await broker.removed()
+    assert len(await broker.dead()) == 2

@@ -439,7 +439,8 @@ async def test_a_delivery_that_meets_its_own_job_is_left_alone(
     await start_jobs(worker_ack_wait_seconds=30)
     await broker.submit("[sim: words=20 pause=0.1]")
     await broker.content()
-    await broker.nc.publish("$JS.ACK.AIJOBS.ai-workers-text.1.1.1.0.0", b"-NAK")
+    seq = (await broker.js.stream_info("AIJOBS")).state.last_seq
+    await broker.nc.publish(f"$JS.ACK.AIJOBS.ai-workers-text.1.{seq}.1.0.0", b"-NAK")
     async with asyncio.timeout(WAIT_SECONDS):
         while not (await broker.js.consumer_info("AIJOBS", "ai-workers-text")).num_redelivered:
             await asyncio.sleep(0.02)

@@ -54,12 +54,15 @@ async def test_whose_fault_an_end_was_is_the_level_of_its_line(nc: Client, spawn
     worker = await spawn_worker(WORKER_JOBS="off")
     await ask(nc, "ai.v1.req.text.t", b"[sim: answer=challenge]")
     await ask(nc, "ai.v1.req.text.t", b'{"prompt": "x", "metadata": {"theirs": 5}}')
-    await until(lambda: len(lines(worker, "request ended")) == 2)
-    captcha, wrong = lines(worker, "request ended")
+    await ask(nc, "ai.v1.req.text.t", {"prompt": "x", "metadata": {"theirs": "x" * 1000}})
+    await until(lambda: len(lines(worker, "request ended")) == 3)
+    captcha, wrong, large = lines(worker, "request ended")
     assert (captcha["level"], captcha["outcome"], captcha["provider"]) == ("warning", "challenge", "aichats")
     assert "AICHATS_COOKIE" in captcha["message"]
     assert (wrong["level"], wrong["outcome"]) == ("info", "invalid_request")
     assert wrong["message"] == "metadata: Input should be a valid string"
+    assert (large["level"], large["message"]) == ("info", "metadata: a value is too long")
+    assert "theirs" not in worker.log
     (opened,) = lines(worker, "circuit opened")
     assert (opened["level"], opened["code"], opened["kind"]) == ("warning", "challenge", "text")
     assert "AICHATS_COOKIE" in opened["reason"]
@@ -143,7 +146,8 @@ def test_slots_that_are_full_for_long_are_told_of_once_and_again_when_they_are_n
         slots.give_back()
         look(LOOKS_UNTIL_TOLD - 1)
         slots.take()
-        look(1)  # a moment of room is not over
+        look(1)
+        assert len(said) == 1  # a moment of room is not the end of it
         slots.give_back()
         look(30)
     assert [(line["event"], line["log_level"]) for line in said] == [

@@ -13,7 +13,8 @@ from aichats_worker import login, wiring
 from aichats_worker.broker.bus import Bus
 from aichats_worker.broker.discovery import Discovery
 from aichats_worker.broker.framework import Broker
-from aichats_worker.broker.patches.subscribing import leave, queue_groups, settle
+from aichats_worker.broker.patches.subscribing import queue_groups, settle, within
+from aichats_worker.broker.stopping import ANSWER_SECONDS, STOP_SECONDS, Stopping
 from aichats_worker.broker.watching import ConnectionWatch
 from aichats_worker.control.cancel import Cancels
 from aichats_worker.control.resume import Resumes
@@ -44,7 +45,8 @@ from aichats_worker.web import Web
 
 log = structlog.get_logger(__name__)
 
-CLOSE_TIMEOUT_SECONDS = 5.0
+TASKS_STOP_SECONDS = 1.0
+WEB_STOP_SECONDS = 3.0  # for requests to the probes that are under way
 SETTLE_AGAIN_SECONDS = 1.0
 JETSTREAM_TIMEOUT_SECONDS = 5.0
 
@@ -251,50 +253,57 @@ class App:
         )
 
     async def drain(self) -> int:
-        """Leave the queue group first, then finish what runs, then close. Returns how many were cut off."""
+        """Leave the queue group first, then finish what runs, then close. Returns how many were cut off.
+
+        It ends STOP_SECONDS after the drain at the latest, whatever the broker does.
+        """
         if self._draining:
             return 0
         self._draining = self.connection.closing = True
+        stopping = Stopping(self.settings.worker_drain_timeout_seconds)
         # Both at once: to leave takes a few ways to the broker, in which a far worker would go on fetching jobs.
-        await asyncio.gather(self._leave(), *([self._serving.leave()] if self._serving is not None else []))
+        serving = [self._serving.leave(stopping)] if self._serving is not None else []
+        await asyncio.gather(self._leave(stopping), *serving)
         if self._resumes is not None:
-            await self._resumes.stop()  # whoever reads asks another worker
-        cut = await self.runs.drain(self.settings.worker_drain_timeout_seconds)
+            await self._resumes.stop(stopping)  # whoever reads asks another worker
+        cut = await self.runs.drain(stopping)
         if self._cancels is not None:
-            await self._cancels.stop()  # until here its requests can be cancelled, by whichever worker is asked
-        await self.close()
+            await self._cancels.stop(stopping)  # until here its requests can be cancelled, by whichever worker is asked
+        await self._close(stopping)
         return cut
 
-    async def _leave(self) -> None:
+    async def _leave(self, stopping: Stopping) -> None:
         """Take nothing more that another worker can have, whichever room subscribed to it."""
         if self._nc is None:
             return
-        try:
-            await leave(self._nc, queue_groups(self._nc))
-        except (NatsError, TimeoutError) as error:
-            log.warning("left without the broker's word", error=type(error).__name__)
+        await stopping.leave(self._nc, queue_groups(self._nc), "requests")
         self._core.left()
 
-    async def close(self) -> None:
+    async def _close(self, stopping: Stopping) -> None:
         """Close every connection, flushing what was published."""
+        stopping.last()
         self.watch.stop()
-        await self.tasks.stop()
-        await self._disconnect()
-        await self.provider.close()
-        await self.web.stop()
+        await self.tasks.stop(stopping.left(TASKS_STOP_SECONDS))
+        await self._disconnect(stopping)
+        with suppress(TimeoutError):
+            await within(stopping.left(ANSWER_SECONDS), self.provider.close(), "close-provider")
+        await self.web.stop(stopping.left(WEB_STOP_SECONDS))
 
-    async def _disconnect(self) -> None:
+    async def _disconnect(self, stopping: Stopping) -> None:
+        """Close the connection to the broker: with its word that it has all, for which half of what is left is."""
+        seconds = 0 if stopping.silent else stopping.left(STOP_SECONDS) / 2
         try:
-            async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
-                if self._nc is not None and self._nc.is_connected:
-                    await settle(self._nc)
-                await self.broker.stop()
+            await within(seconds, self._flushed(), "disconnect")
         except (NatsError, OSError, TimeoutError) as error:
             log.warning("closed without flushing", error=type(error).__name__)
             with suppress(NatsError, OSError, TimeoutError):
-                async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
-                    if self._nc is not None:
-                        await self._nc.close()  # else it would go on trying to come back
+                if self._nc is not None:  # else it would go on trying to come back
+                    await within(stopping.left(ANSWER_SECONDS), self._nc.close(), "close")
+
+    async def _flushed(self) -> None:
+        if self._nc is not None and self._nc.is_connected:
+            await settle(self._nc)
+        await self.broker.stop()
 
 
 def _address(nc: Client) -> str | None:

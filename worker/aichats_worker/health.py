@@ -51,7 +51,8 @@ class Health(Collector):
         return self._said("ready", [*self._live, *self._ready])
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """For /metrics: each check, 1 where it is well."""
+        """For /metrics: whether this worker is ready, and each check, 1 where it is well."""
+        yield GaugeMetricFamily("aichats_ready", "1 where /readyz says so.", float(self.ready()[0]))
         family = GaugeMetricFamily("aichats_check", "1 where what /readyz looks at is well.", labels=["check"])
         for check in [*self._live, *self._ready]:
             family.add_metric([check.name], float(not _trouble(check)))

@@ -16,7 +16,6 @@ AGAIN_SECONDS: Final = 1.0
 # One that fails so often in a row, in lives of less than a minute, is not mended by another try in this process.
 FAILURES_MAX: Final = 30
 LONG_LIFE_SECONDS: Final = 60.0
-STOP_TIMEOUT_SECONDS: Final = 2.0
 
 
 class Tasks(Collector):
@@ -63,13 +62,13 @@ class Tasks(Collector):
             family.add_metric([name], count)
         yield family
 
-    async def stop(self) -> None:
-        """Cancel them all."""
+    async def stop(self, timeout_seconds: float) -> None:
+        """Cancel them all, and wait for them so long at most."""
         self._stopped = True  # under back-pressure nats-py swallows the cancellation
         for task in self._tasks:
             task.cancel()
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=STOP_TIMEOUT_SECONDS)
+            await asyncio.wait(self._tasks, timeout=timeout_seconds)
 
     async def _kept(self, name: str, run: Callable[[], Awaitable[None]], ends: bool) -> None:
         while not self._stopped:

@@ -23,8 +23,6 @@ from aichats_worker.health import Health
 
 log = structlog.get_logger(__name__)
 
-STOP_TIMEOUT_SECONDS = 3.0
-
 
 class _Server(uvicorn.Server):
     """Serves until it is told to stop; signals are the worker's own, which answers probes while it drains."""
@@ -91,12 +89,12 @@ class Web:
         if self._server is not None and not self._server.should_exit:
             log.error("the probes are not served any more: this worker has to be restarted")
 
-    async def stop(self) -> None:
-        """Stop listening; requests under way have STOP_TIMEOUT_SECONDS."""
+    async def stop(self, timeout_seconds: float) -> None:
+        """Stop listening; requests under way have `timeout_seconds`."""
         if self._server is None or self._task is None:
             return
         self._server.should_exit = True
-        await asyncio.wait({self._task}, timeout=STOP_TIMEOUT_SECONDS)
+        await asyncio.wait({self._task}, timeout=timeout_seconds)
         self._task.cancel()
 
 

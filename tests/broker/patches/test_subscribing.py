@@ -91,7 +91,7 @@ async def test_settle_is_a_barrier_for_subscriptions_and_leave_for_their_end(nc:
         await settle(nc)
         async with asyncio.timeout(2):
             assert await got.get() == b"in"
-        await leave(other, [subscription])
+        await leave(other, [subscription], timeout_seconds=5)
         await nc.publish(subject, b"late")
         await settle(nc)
     await settle(other)
@@ -110,7 +110,7 @@ async def test_what_arrived_before_a_subscriber_left_is_still_handled(nc: Client
     for n in range(20):
         await nc.publish("pinned.leave", b"%d" % n)
     await settle(nc)
-    await leave(other, [subscription])
+    await leave(other, [subscription], timeout_seconds=5)
     assert handled == [b"%d" % n for n in range(20)]
 
 

@@ -52,7 +52,9 @@ class Playground:
             url = await stack.enter_async_context(embedded_nats_server(directory, port=free_port(NATS_PORT)))
             simulator = await stack.enter_async_context(await start_simulator())
             settings = self._settings(url, simulator.url, free_port(HTTP_PORT))
-            structlog.configure(processors=[_Shown(console)])
+            # The level of configure_logging would hold requests that end well back.
+            shown = structlog.make_filtering_bound_logger("info")
+            structlog.configure(processors=[_Shown(console)], wrapper_class=shown)
             app = App(settings)
             stack.push_async_callback(app.drain)
             await app.start()

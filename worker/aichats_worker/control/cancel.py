@@ -20,7 +20,7 @@ from nats.js.errors import NotFoundError, ServiceUnavailableError
 from aichats_schemas.events import ErrorCode
 from aichats_schemas.subjects import QUEUE, is_token, new_id
 from aichats_worker.broker.bus import Bus
-from aichats_worker.broker.patches.subscribing import leave
+from aichats_worker.broker.stopping import Stopping
 from aichats_worker.errors import Cancelled, JobLost
 from aichats_worker.jobs.entries import Place
 from aichats_worker.jobs.finish import REMOVED_SECONDS
@@ -71,17 +71,14 @@ class Cancels:
         ]
         await nc.subscribe(subjects.cancel(), queue=QUEUE, cb=self._requested)
 
-    async def stop(self) -> None:
+    async def stop(self, stopping: Stopping) -> None:
         """Hear no other worker any more, after all runs have ended here; the queue group was left before.
 
         What came is answered: whoever asked here asked nobody else.
         """
-        try:
-            await leave(self._bus.nc, self._subscriptions)
-        except (NatsError, TimeoutError) as error:
-            log.warning("cancels left without the broker's word", error=type(error).__name__)
+        await stopping.leave(self._bus.nc, self._subscriptions, "cancels")
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=ANSWER_SECONDS)
+            await asyncio.wait(self._tasks, timeout=stopping.left(ANSWER_SECONDS))
 
     async def _asked(self, message: Msg) -> None:
         """Another worker asks who runs it: only the runner answers, and stops nothing yet."""

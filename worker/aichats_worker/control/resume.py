@@ -12,6 +12,7 @@ from nats.js.errors import NotFoundError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from aichats_schemas.subjects import QUEUE, is_token, new_id
+from aichats_worker.broker.stopping import Stopping
 from aichats_worker.control.replay import Replay
 from aichats_worker.errors import (
     Abandoned,
@@ -105,7 +106,7 @@ class Resumes:
         for run in list(self._runs.values()):
             run.stop(Interrupted("the connection to the broker broke; resume again with `after`"))
 
-    async def stop(self) -> None:
+    async def stop(self, stopping: Stopping) -> None:
         """End those that are under way: their requesters ask another worker, with `after`.
 
         The queue group was left before.
@@ -113,7 +114,7 @@ class Resumes:
         for run in list(self._runs.values()):
             run.stop(ShuttingDown("this worker is shutting down; resume again with `after`"))
         if self._runs:
-            await asyncio.wait(self._runs, timeout=STOP_TIMEOUT_SECONDS)
+            await asyncio.wait(self._runs, timeout=stopping.left(STOP_TIMEOUT_SECONDS))
 
     async def _requested(self, message: Msg) -> None:
         tenant = message.subject.rpartition(".")[2]

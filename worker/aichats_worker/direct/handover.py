@@ -252,17 +252,18 @@ class Handover:
 
     async def _taken(self, nc: Client, call: Call, place: str, taken: Callable[[Taker], object]) -> bool:
         """Send the request to where a slot is free, and wait for the word even where it is stopped meanwhile."""
-        sending = asyncio.create_task(self._send(nc, call, place), name=f"hand-over:{call.id}")
+        sending = asyncio.create_task(self._send(nc, call, place, taken), name=f"hand-over:{call.id}")
         try:
-            await asyncio.shield(sending)
+            return await asyncio.shield(sending)
         finally:
-            await asyncio.wait({sending})  # bounded by the request's own timeout
-            if not sending.cancelled() and sending.exception() is None and sending.result():
-                taken(Taker(nc, self._subjects.internal("stop-taken", place)))
-        return sending.result()
+            if not sending.done():
+                await asyncio.wait({sending})  # bounded by the request's own timeout
 
-    async def _send(self, nc: Client, call: Call, place: str) -> bool:
-        """Without headers, its body always fits."""
+    async def _send(self, nc: Client, call: Call, place: str, taken: Callable[[Taker], object]) -> bool:
+        """Without headers, its body always fits.
+
+        Whoever may have it is told of here: a cancel must find nothing between the word and what it means.
+        """
         try:
             answer = await nc.request(self._subjects.internal("take", place), call.body, timeout=TAKE_TIMEOUT_SECONDS)
         except NoRespondersError:
@@ -270,5 +271,8 @@ class Handover:
         except NatsTimeoutError:
             # It may have it. Two ends would be worse than one that the requester misses, as if that worker had died.
             log.warning("handed over, without an answer", id=call.id)
-            return True
-        return bool(answer.data)
+        else:
+            if not answer.data:
+                return False
+        taken(Taker(nc, self._subjects.internal("stop-taken", place)))
+        return True

@@ -10,6 +10,7 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from aichats_schemas.subjects import Kind
+from aichats_worker.broker.stopping import Stopping
 from aichats_worker.jobs.mailbox import Mailbox
 from aichats_worker.jobs.pull import Pull
 from aichats_worker.jobs.streams import consumer_name
@@ -69,11 +70,11 @@ class Fetching:
         self._pull.again()
         self._changed.set()
 
-    async def stop(self) -> None:
+    async def stop(self, stopping: Stopping) -> None:
         """Ask for no more. What still comes is handed over all the same."""
         if self._task is not None:
             self._task.cancel()
-            await asyncio.wait({self._task}, timeout=STOP_TIMEOUT_SECONDS)
+            await asyncio.wait({self._task}, timeout=stopping.left(STOP_TIMEOUT_SECONDS))
 
     def _got(self, message: Msg | None) -> None:
         self._changed.set()

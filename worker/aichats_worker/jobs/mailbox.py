@@ -13,7 +13,7 @@ from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js.errors import APIError
 
 from aichats_worker.broker.bus import Bus
-from aichats_worker.broker.patches.subscribing import leave
+from aichats_worker.broker.stopping import Stopping
 
 ASK_TIMEOUT_SECONDS: Final = 2.0
 NO_RESPONDERS: Final = "503"
@@ -47,15 +47,10 @@ class Mailbox:
         """Subscribe."""
         self._subscription = await self.nc.subscribe(f"{self._inbox}*", cb=self._got)
 
-    async def stop(self) -> None:
-        """Let the broker send no more; what has arrived is handed over. Requests that stand have nobody any more.
-
-        Raises:
-            TimeoutError: The server did not answer in time.
-            nats.errors.Error: The connection is gone.
-        """
+    async def stop(self, stopping: Stopping) -> None:
+        """Let the broker send no more; what has arrived is handed over. Requests that stand have nobody any more."""
         if self._subscription is not None:
-            await leave(self.nc, [self._subscription])
+            await stopping.leave(self.nc, [self._subscription], "jobs")
 
     def open(self, received: Received) -> str:
         """Return a new inbox, whose messages are handed to `received`."""

@@ -1,6 +1,7 @@
 """Makes the streams and consumers of jobs, or brings them up to date; changes nothing that is not named."""
 
 import asyncio
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -138,7 +139,8 @@ class Provisioner:
         config = look.config(wanted)
         if config is None:
             closed = {"max_bytes": CLOSED_MAX_BYTES} if wanted is self._streams[-1] else {}
-            await self._put(wanted.what, f"STREAM.CREATE.{wanted.stream}", wanted.config | closed)
+            begins = _anew() if wanted.numbered else {}
+            await self._put(wanted.what, f"STREAM.CREATE.{wanted.stream}", wanted.config | begins | closed)
             return
         fields = look.fields(wanted)
         if is_closed(config):
@@ -180,3 +182,13 @@ class Provisioner:
         if "error" in said:
             raise APIError.from_error(said["error"])
         return said
+
+
+def _anew() -> Config:
+    """Begin with a number that no stream of this name has had: it is deleted while jobs run, and made again.
+
+    A job is told from others by its number in the queue, by the broker too, which takes an old queue's acknowledgement
+    for one of the new queue; and a record's fence is a number. By microseconds, which JSON's readers hold exactly and
+    no queue catches up with; two clocks that differ make two numbers as well.
+    """
+    return {"first_seq": time.time_ns() // 1000}

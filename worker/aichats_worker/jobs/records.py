@@ -99,7 +99,8 @@ class Records:
             nats.errors.Error: It cannot be found out.
         """
         subject = self._subjects.out(call.tenant, call.id)
-        low, high = 1, place.seq + 1
+        oldest, high = await self._entry_from(subject, 1), place.seq + 1
+        low = oldest.seq if oldest is not None else high
         while low < high:
             middle = (low + high) // 2
             entry = await self._entry_from(subject, middle)

@@ -10,6 +10,7 @@ import structlog
 from nats.errors import Error as NatsError
 
 from aichats_schemas.subjects import KINDS, Kind
+from aichats_worker.broker.stopping import Stopping
 from aichats_worker.jobs.fetching import Fetching, Keep
 from aichats_worker.jobs.mailbox import Mailbox
 from aichats_worker.jobs.queue import Backlog
@@ -83,19 +84,16 @@ class Serving:
         """Return what the queue holds of a kind, as it was a few seconds ago."""
         return self._backlog.get(kind, Backlog())
 
-    async def leave(self) -> None:
+    async def leave(self, stopping: Stopping) -> None:
         """Fetch no more jobs; one that comes while this waits is given back, one that was just taken is run."""
         if self.served.is_set():
             log.info("jobs are not taken any more")
         self._jobs.leave()
         if self._task is not None:
             self._task.cancel()
-            await asyncio.wait({self._task}, timeout=STOP_TIMEOUT_SECONDS)
-        await asyncio.gather(*(fetching.stop() for fetching in self._fetching))
-        try:
-            await self._intake.stop()
-        except (NatsError, TimeoutError) as error:
-            log.warning("jobs left without the broker's word", error=type(error).__name__)
+            await asyncio.wait({self._task}, timeout=stopping.left(STOP_TIMEOUT_SECONDS))
+        await asyncio.gather(*(fetching.stop(stopping) for fetching in self._fetching))
+        await self._intake.stop(stopping)
 
     async def _serve(self) -> None:
         if not self.served.is_set():

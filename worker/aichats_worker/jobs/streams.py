@@ -66,6 +66,7 @@ def _records(subjects: Subjects, choices: Choices, timeout_seconds_max: float) -
         {"max_bytes": choices.results_max_bytes, "num_replicas": choices.replicas},
         least={"max_age": nanoseconds(age)},
         note=longer if age > RESULTS_MAX_AGE_SECONDS else "",
+        numbered=True,
     )
 
 
@@ -102,6 +103,7 @@ def _queue(subjects: Subjects, choices: Choices) -> Wanted:
         },
         {"max_msgs": JOBS_MAX, "max_bytes": GIB},
         {"max_msgs": choices.jobs_max, "max_bytes": choices.jobs_max_bytes, "num_replicas": choices.replicas},
+        numbered=True,
     )
 
 
@@ -114,6 +116,7 @@ def _stream(
     *,
     least: Mapping[str, int] | None = None,
     note: str = "",
+    numbered: bool = False,
 ) -> Wanted:
     return Wanted(
         stream=name,
@@ -124,6 +127,7 @@ def _stream(
         chosen={key: value for key, value in chosen.items() if value is not None},
         least=least or {},
         note=note,
+        numbered=numbered,
     )
 
 

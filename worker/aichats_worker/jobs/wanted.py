@@ -63,6 +63,7 @@ class Wanted:
         chosen: The operator's choice now.
         least: May be more, or 0 for no bound.
         note: Why, where that is not plain.
+        numbered: Its messages are known by their numbers: none comes again where it is made anew.
     """
 
     stream: str
@@ -73,6 +74,7 @@ class Wanted:
     chosen: Config
     least: Mapping[str, int] = field(default_factory=dict)
     note: str = ""
+    numbered: bool = False
 
     @property
     def what(self) -> str:

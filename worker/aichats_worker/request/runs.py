@@ -5,6 +5,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
 from aichats_schemas.events import Usage
+from aichats_worker.broker.stopping import Stopping
 from aichats_worker.errors import Abandoned, Cancelled, ShuttingDown, WorkerError
 from aichats_worker.request.call import Call
 from aichats_worker.request.outcome import Outcome
@@ -12,7 +13,7 @@ from aichats_worker.request.outcome import Outcome
 _Outcome = TypeVar("_Outcome", bound=Outcome)
 
 CANCELLED: Final = "cancelled by the requester"
-# After a stop, how long requests get to publish their ends before the connection is closed under them.
+# After the drain, how long requests get at most to publish their ends before the connection is closed under them.
 STOP_TIMEOUT_SECONDS: Final = 5.0
 
 
@@ -122,12 +123,12 @@ class Runs:
         """Return what runs here under a tenant and an id."""
         return self._runs.get((tenant, request_id))
 
-    async def drain(self, timeout_seconds: float) -> int:
-        """Wait for all of them; stop what is left after `timeout_seconds`. Returns how many were cut off."""
+    async def drain(self, stopping: Stopping) -> int:
+        """Wait for all of them, as long as the drain may take; stop what is left. Returns how many were cut off."""
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=timeout_seconds)
+            await asyncio.wait(self._tasks, timeout=stopping.left(stopping.drain_seconds))
         cause = ShuttingDown("this worker is shutting down; send the request again")
         cut = sum(run.stop(cause) for run in list(self._runs.values()))
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=STOP_TIMEOUT_SECONDS)
+            await asyncio.wait(self._tasks, timeout=stopping.left(STOP_TIMEOUT_SECONDS))
         return cut

@@ -12,7 +12,7 @@ from aichats_worker.tracing import trace
 from aichats_worker.urls import masked_url
 
 if TYPE_CHECKING:
-    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace import SpanProcessor
 
 log = structlog.get_logger(__name__)
 
@@ -31,27 +31,24 @@ class Exporting:
     """
 
     def __init__(self, environment: Mapping[str, str], *, prefix: str, instance: str) -> None:
-        self._provider: TracerProvider | None = None
+        self._processor: SpanProcessor | None = None
         if not _is_wanted(environment):
             return
         try:
-            self._provider = _provider(instance)
+            self._processor = _listen(prefix, instance)
         except ImportError:
             hint = "an OTLP endpoint is named: pip install 'aichats-worker[otel]', or build the image with LOCK=otel"
             log.warning("traces are off", hint=hint)
             return
-        from aichats_worker.tracing.spans import Spans  # noqa: PLC0415 - 0.3 s that nobody else waits for
-
-        trace.listen(Spans(self._provider, prefix))
         named = next(environment[name] for name in ENDPOINTS if environment.get(name))
         log.info("traces are on", endpoint=masked_url(named))
 
     def stop(self) -> None:
         """Send what is left, in FLUSH_TIMEOUT_SECONDS at most: a receiver that is away holds up no stop."""
-        if self._provider is None:
+        if self._processor is None:
             return
         trace.listen(None)
-        sending = threading.Thread(target=self._provider.shutdown, name="last-spans", daemon=True)
+        sending = threading.Thread(target=self._processor.shutdown, name="last-spans", daemon=True)
         sending.start()
         sending.join(FLUSH_TIMEOUT_SECONDS)
         if sending.is_alive():
@@ -71,17 +68,17 @@ def _is_wanted(environment: Mapping[str, str]) -> bool:
     return True
 
 
-def _provider(instance: str) -> "TracerProvider":
-    """OpenTelemetry's own code reads the endpoint, headers, timeout, sampler, limits and batches of the environment."""
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415 - an extra
-    from opentelemetry.sdk.resources import OTELResourceDetector, Resource  # noqa: PLC0415
+def _listen(prefix: str, instance: str) -> "SpanProcessor":
+    """OpenTelemetry's own code reads the endpoint, headers, timeout, sampler and batches of the environment."""
+    from opentelemetry.sdk.resources import OTELResourceDetector, Resource  # noqa: PLC0415 - an extra
     from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
     from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
 
-    from aichats_worker.tracing.spans import Ids  # noqa: PLC0415
+    from aichats_worker.tracing.messages import Sender  # noqa: PLC0415
+    from aichats_worker.tracing.spans import Spans  # noqa: PLC0415
 
     ours = {"service.name": SERVICE, "service.version": __version__, "service.instance.id": instance}
     resource = Resource.create({}).merge(Resource(ours)).merge(OTELResourceDetector().detect())
-    provider = TracerProvider(resource=resource, id_generator=Ids(), shutdown_on_exit=False)
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    return provider
+    processor = BatchSpanProcessor(Sender(resource))
+    trace.listen(Spans(processor, TracerProvider(shutdown_on_exit=False).sampler, prefix))
+    return processor

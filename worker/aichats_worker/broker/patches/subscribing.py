@@ -8,14 +8,12 @@ request costs from here to its end. Ours take the message as it came.
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable
 from typing import Any
 
 from faststream.nats.subscriber.usecases import CoreSubscriber
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-
-LEAVE_TIMEOUT_SECONDS = 5.0
 
 
 def take_directly(subscriber: CoreSubscriber, take: Callable[[Msg], object]) -> None:
@@ -77,24 +75,40 @@ async def leave_groups(nc: Client) -> None:
     await settle(nc)
 
 
-async def leave(nc: Client, subscriptions: Collection[Any]) -> None:
+async def leave(nc: Client, subscriptions: Collection[Any], *, timeout_seconds: float) -> None:
     """End subscriptions; messages that had already arrived are still handled.
 
+    Args:
+        nc: The connection.
+        subscriptions: Of it.
+        timeout_seconds: How long the server is waited for; it is told in any case.
+
     Raises:
-        TimeoutError: The server did not answer within LEAVE_TIMEOUT_SECONDS.
+        TimeoutError: The server did not answer in time.
         nats.errors.Error: The connection is gone.
     """
-    # In a task: under back-pressure nats-py swallows the cancellation by which asyncio.timeout would end it.
-    leaving = asyncio.create_task(_leave(nc, subscriptions), name="leave")
     try:
-        done, _ = await asyncio.wait({leaving}, timeout=LEAVE_TIMEOUT_SECONDS)
-        if not done:
-            leaving.cancel()
-            raise TimeoutError
-        leaving.result()
+        await within(timeout_seconds, _leave(nc, subscriptions), "leave")
     finally:
         for subscription in subscriptions:
             nc._remove_sub(subscription._id)  # noqa: SLF001 - where the server did not hear it, a reconnect would come back
+
+
+async def within(seconds: float, work: Coroutine[Any, Any, None], name: str) -> None:
+    """Wait for what nats-py does, so long at most: what it can do at once is done in any case.
+
+    In a task of its own: nats-py swallows the cancellation by which asyncio.timeout would end it, under back-pressure
+    and while it drains.
+
+    Raises:
+        TimeoutError: It took longer.
+    """
+    task = asyncio.create_task(work, name=name)
+    done, _ = await asyncio.wait({task}, timeout=seconds)
+    if not done:
+        task.cancel()
+        raise TimeoutError
+    task.result()
 
 
 async def _leave(nc: Client, subscriptions: Collection[Any]) -> None:

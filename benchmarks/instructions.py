@@ -1,7 +1,8 @@
 """Instructions that a worker takes for each delta, request, image and job: `python -m benchmarks.instructions`.
 
-The worker runs under valgrind's callgrind, which counts and does not time: the figures are the same on a busy machine,
-within 2 %. They are compared with benchmarks/instructions.json: more than 5 % worse ends with status 1 and both
+The worker runs under valgrind's callgrind, which counts and does not time. What ticks in the worker meanwhile is
+counted too, so a machine that is very busy shows more, 17 % for a delta at a load average of 20: run it where nothing
+else runs. The figures are compared with benchmarks/instructions.json: more than 5 % worse ends with status 1 and both
 numbers. `--write` keeps what was counted there instead. They hold for one version of Python and one kind of event loop;
 where none are kept for those, or there is no valgrind, it says so and compares nothing.
 """

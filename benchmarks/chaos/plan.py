@@ -18,6 +18,7 @@ HOUR_SECONDS: Final = 3600.0
 FAILING: Final = 0.1
 FAILURES: Final = ("503", "429", "cut", "stall")
 HOPELESS: Final = ("503",) * 50
+SILENCE_MAX_SECONDS: Final = 15.0
 SLOW: Final = "slow"  # it answers after a silence that outlasts leases
 # The contract's code for what no retry mends (section 4).
 REFUSALS: Final = {"400": "invalid_request", "413": "too_large"}
@@ -46,6 +47,11 @@ class Scale:
             self.kills * SECONDS_PER_KILL,
             self.broker_failures * SECONDS_PER_BROKER_FAILURE,
         )
+
+    @property
+    def silence_seconds(self) -> float:
+        """How long a slow provider is silent; less in a short run, which does not wait for it."""
+        return min(SILENCE_MAX_SECONDS, self.seconds / 2)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,6 @@ from benchmarks.chaos.plan import SLOW, Job
 
 PROMPT: Final = "chaos "
 FILLING: Final = "fill "  # and for how long, in seconds: a core request
-SLOW_SECONDS: Final = 15.0
 HALF: Final = 0.5
 STATUSES: Final = {"503": 503, "429": 429, "400": 400, "413": 413}
 
@@ -36,9 +35,10 @@ class Provider:
         url: The origin.
     """
 
-    def __init__(self, jobs: Sequence[Job]) -> None:
+    def __init__(self, jobs: Sequence[Job], silence_seconds: float) -> None:
         self.calls: dict[str, list[str]] = defaultdict(list)
         self.url = ""
+        self._silence_seconds = silence_seconds
         self._jobs = {job.id: job for job in jobs}
         self._runner: web.AppRunner | None = None
 
@@ -70,7 +70,7 @@ class Provider:
             headers = {"Retry-After": "1"} if outcome == "429" else {}
             return web.json_response({"error": {"message": "as planned"}}, status=STATUSES[outcome], headers=headers)
         if outcome == SLOW:
-            await asyncio.sleep(SLOW_SECONDS)
+            await asyncio.sleep(self._silence_seconds)
             outcome = "ok"
         if job.kind == "image":
             return await self._draw(request, job, len(calls), outcome)

@@ -59,7 +59,7 @@ def _tidy(directory: Path, *, logs_too: bool) -> None:
 
 
 async def _shaken(plan: Plan, directory: Path) -> tuple[Evidence, Counter[str]]:
-    evidence, provider = Evidence(), Provider(plan.jobs)
+    evidence, provider = Evidence(), Provider(plan.jobs, plan.scale.silence_seconds)
     async with AsyncExitStack() as stack:
         await provider.start()
         stack.push_async_callback(provider.close)

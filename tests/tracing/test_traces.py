@@ -242,6 +242,35 @@ async def test_a_receiver_that_is_away_is_logged_and_nothing_else(nc: Client, sp
     assert "mk-word" not in worker.log
 
 
+async def test_what_opentelemetry_says_is_told_once_and_without_what_it_fills_in(
+    nc: Client, spawn_worker: SpawnWorker
+) -> None:
+    settings = {
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": f"http://127.0.0.1:{free_port()}/v1/traces?token=mk-token",
+        "OTEL_EXPORTER_OTLP_HEADERS": "Authorization mk-key",
+        "OTEL_BSP_SCHEDULE_DELAY": "50",
+        "WORKER_LOG_LEVEL": "debug",
+    }
+    worker = await spawn_worker(**SETTINGS, **settings)
+    hostile = {"tracestate": "mk-Wrong member=mk-prompt"} | {"traceparent": SENT["traceparent"]}
+    for headers in (hostile, hostile, {"traceparent": "0" * 100_000}, {"traceparent": "0" * 100_000}):
+        assert (await ask(nc, REQ, b"[sim: words=1]", headers=headers))[-1].type == "done"
+    worker.send(signal.SIGTERM)
+    assert await worker.wait() == 0
+    assert "mk-" not in worker.log
+    for said in ("Header format invalid!", "w3c identifiers format", "traceparent header exceeded", "Transient error"):
+        assert worker.log.count(said) == 1, said
+    assert '"cause": "ConnectionError"' in worker.log
+
+
+async def test_a_wrong_variable_of_opentelemetrys_turns_traces_off_and_the_worker_works(
+    nc: Client, spawn_worker: SpawnWorker, receiver: Receiver
+) -> None:
+    worker = await spawn_worker(**SETTINGS, **receiver.settings() | {"OTEL_BSP_MAX_QUEUE_SIZE": "10"})
+    assert "one of OpenTelemetry's variables is wrong" in worker.log
+    assert (await ask(nc, REQ, b"[sim: words=1]"))[-1].type == "done"
+
+
 WITHOUT = "import sys; sys.modules['opentelemetry.sdk'] = None; sys.modules['opentelemetry.exporter'] = None; "
 RUN = "sys.argv = ['aichats-worker', 'run']; from aichats_worker.__main__ import main; main()"
 

@@ -13,6 +13,8 @@ import structlog
 SAY_AGAIN_SECONDS: Final = 300.0
 REASONS_MAX: Final = 1000
 
+log = structlog.get_logger(__name__)
+
 
 class Said:
     """Remembers what the log was told lately: many requests, or many tries, have one and the same reason."""
@@ -35,6 +37,26 @@ class Said:
         said = bool(self._when)
         self._when.clear()
         return said
+
+
+class _Hearsay(logging.Handler):
+    """Tells what OpenTelemetry's own log says, once for each reason, and without what it fills in.
+
+    That may be a requester's `tracestate`, the operator's headers with their keys, an address with its token, or a
+    receiver's whole answer; and some of it is said of each request.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._said = Said()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        filled = record.args if isinstance(record.args, tuple) else ()
+        errors = [type(each).__name__ for each in filled if isinstance(each, BaseException)]
+        codes = [str(each) for each in filled if isinstance(each, int)]  # a receiver's status
+        causes = ", ".join(errors + codes)
+        if self._said.is_new(f"{record.msg} {causes}"):
+            log.warning("traces have trouble", reason=str(record.msg), cause=causes or None)
 
 
 def configure_logging(level: str, log_format: str) -> None:
@@ -67,6 +89,10 @@ def configure_logging(level: str, log_format: str) -> None:
     faststream.handlers.clear()
     faststream.propagate = True
     faststream.setLevel(max(root.level, logging.ERROR))  # below that it tells of its tasks, and what nats-py told us
+    traces = logging.getLogger("opentelemetry")
+    traces.handlers[:] = [_Hearsay()]
+    traces.propagate = False
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # below that it tells addresses: OpenTelemetry sends with it
 
 
 def _renderer(*, console: bool) -> Any:

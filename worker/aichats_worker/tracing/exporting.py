@@ -40,6 +40,9 @@ class Exporting:
             hint = "an OTLP endpoint is named: pip install 'aichats-worker[otel]', or build the image with LOCK=otel"
             log.warning("traces are off", hint=hint)
             return
+        except ValueError as error:  # most that is wrong it logs, and takes its default; some it raises
+            log.warning("traces are off", hint=f"one of OpenTelemetry's variables is wrong: {error}")
+            return
         named = next(environment[name] for name in ENDPOINTS if environment.get(name))
         log.info("traces are on", endpoint=masked_url(named))
 

@@ -68,6 +68,11 @@ async def test_metrics_count_requests_by_their_end_without_any_tenant(nc: Client
     assert "a-tenants-name" not in text
 
 
+@pytest.mark.parametrize("path", ["/", "/livez", "/readyz", "/metrics", "/docs/asyncapi.json"])
+async def test_a_header_that_is_no_text_is_no_error(worker: App, site: Site, path: str) -> None:
+    assert (await site.get(path, accept="application/openmetrics-text; version=\xff"))[0] == 200
+
+
 async def test_metrics_say_how_many_tasks_the_event_loop_has(worker: App, site: Site) -> None:
     async def shown() -> float:
         lines = (await site.get("/metrics"))[2].decode().splitlines()

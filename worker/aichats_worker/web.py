@@ -57,7 +57,7 @@ class Web:
                 ("/", _front(health, facts)),
                 ("/livez", _probe(health.live)),
                 ("/readyz", _probe(health.ready)),
-                ("/metrics", make_metrics_app(registry)),
+                ("/metrics", _metrics(registry)),
                 ("/docs/asyncapi", _document(contract, "html", HEADERS)),
                 ("/docs/asyncapi.json", _document(contract, "json", {"content-type": "application/json"})),
                 ("/docs/asyncapi.yaml", _document(contract, "yaml", {"content-type": "application/yaml"})),
@@ -105,6 +105,18 @@ def _probe(check: Callable[[], tuple[bool, dict[str, Any]]]) -> Any:
         return AsgiResponse(orjson.dumps(details), 200 if good else 503, {"content-type": "application/json"})
 
     return probe
+
+
+def _metrics(registry: CollectorRegistry) -> Any:
+    """The library's own, which raises where a header is no UTF-8."""
+    shown = make_metrics_app(registry)
+
+    async def metrics(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            scope = scope | {"headers": [(name, value) for name, value in scope["headers"] if value.isascii()]}
+        await shown(scope, receive, send)
+
+    return metrics
 
 
 def _front(health: Health, facts: Callable[[], Mapping[str, Any]]) -> Any:

@@ -1,8 +1,12 @@
 """What /metrics shows of jobs."""
 
+from collections.abc import Callable
+
 from aichats_worker.app import App
+from tests.conftest import StartWorker
 from tests.direct.test_corridor import until
 from tests.jobs.broker import Broker, StartJobs, broker, start_jobs
+from tests.processes import NatsServer
 from tests.requester import WAIT_SECONDS
 
 __all__ = ["broker", "start_jobs"]
@@ -32,6 +36,19 @@ async def test_what_waits_runs_and_has_waited_longest_is_shown(broker: Broker, s
     assert value(app, "aichats_jobs_oldest_seconds", kind="text") == 0
     assert (value(app, "aichats_job_queued_seconds_sum", kind="text") or 0) > 1
     assert value(app, "aichats_jobs_served") == 1
+
+
+async def test_jobs_are_not_served_while_the_broker_is_away(
+    own_nats_server: Callable[..., NatsServer], start_worker: StartWorker
+) -> None:
+    server = own_nats_server()
+    app = await start_worker(nats_url=server.url, worker_jobs=True)
+    await app.jobs_served()
+    assert app.jobs is not None
+    server.stop()
+    # A request for jobs that is made after the loss is told of no trouble: it waits in the client.
+    await until(lambda: app.connection.disconnected() != "" and app.jobs is not None and app.jobs.trouble() is None)
+    assert value(app, "aichats_jobs_served") == 0
 
 
 async def test_attempts_redeliveries_and_dead_letters_are_counted(broker: Broker, start_jobs: StartJobs) -> None:

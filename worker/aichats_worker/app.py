@@ -97,7 +97,8 @@ class App:
 
     def _register(self) -> None:
         """Show at /metrics what the rooms know."""
-        jobs = [JobsMetrics(lambda: self._serving, self._stream_problems)] if self.settings.worker_jobs else []
+        shown = JobsMetrics(lambda: self._serving, self._stream_problems, self.connection.disconnected)
+        jobs = [shown] if self.settings.worker_jobs else []
         provider = ProviderMetrics(self.provider)
         for room in (self.connection, self.saturation, provider, *jobs, self.health, self.tasks):
             self.telemetry.registry.register(room)

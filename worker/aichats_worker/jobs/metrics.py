@@ -16,16 +16,24 @@ class JobsMetrics(Collector):
     Args:
         serving: The jobs' place; None as long as there is none.
         problems: Says what they lack at the broker.
+        disconnected: Says why there is no connection to it; nothing where there is one.
     """
 
-    def __init__(self, serving: Callable[[], Serving | None], problems: Callable[[], list[str]]) -> None:
+    def __init__(
+        self,
+        serving: Callable[[], Serving | None],
+        problems: Callable[[], list[str]],
+        disconnected: Callable[[], str],
+    ) -> None:
         self._serving = serving
         self._problems = problems
+        self._disconnected = disconnected
 
     def collect(self) -> Iterator[Metric]:
         """Give how they stand."""
         serving = self._serving()
-        served = serving is not None and serving.trouble() is None
+        # What is asked for without a connection ends in no trouble: it waits until there is one.
+        served = serving is not None and serving.trouble() is None and not self._disconnected()
         yield GaugeMetricFamily("aichats_jobs_served", "0 while no jobs can be fetched.", float(served))
         says = "Streams and consumers of jobs that are missing or wrong."
         yield GaugeMetricFamily("aichats_jobs_problems", says, len(self._problems()))

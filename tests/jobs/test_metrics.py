@@ -44,10 +44,11 @@ async def test_jobs_are_not_served_while_the_broker_is_away(
     server = own_nats_server()
     app = await start_worker(nats_url=server.url, worker_jobs=True)
     await app.jobs_served()
-    assert app.jobs is not None
+    jobs = app.jobs
+    assert jobs is not None
     server.stop()
     # A request for jobs that is made after the loss is told of no trouble: it waits in the client.
-    await until(lambda: app.connection.disconnected() != "" and app.jobs is not None and app.jobs.trouble() is None)
+    await until(lambda: bool(app.connection.disconnected()) and jobs.trouble() is None)
     assert value(app, "aichats_jobs_served") == 0
 
 

@@ -261,6 +261,7 @@ async def test_what_opentelemetry_says_is_told_once_and_without_what_it_fills_in
     for said in ("Header format invalid!", "w3c identifiers format", "traceparent header exceeded", "Transient error"):
         assert worker.log.count(said) == 1, said
     assert '"cause": "ConnectionError"' in worker.log
+    assert "%s" not in worker.log
 
 
 async def test_a_wrong_variable_of_opentelemetrys_turns_traces_off_and_the_worker_works(

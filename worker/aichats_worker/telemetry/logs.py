@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import sys
 import time
 from collections.abc import MutableMapping
@@ -12,6 +13,7 @@ import structlog
 # A reason is said when it is new, and again after this: not at each of the tries.
 SAY_AGAIN_SECONDS: Final = 300.0
 REASONS_MAX: Final = 1000
+_PLACE: Final = re.compile(r"%[-+.\d]*[a-z]")  # where a line of the log has something filled in
 
 log = structlog.get_logger(__name__)
 
@@ -55,8 +57,9 @@ class _Hearsay(logging.Handler):
         errors = [type(each).__name__ for each in filled if isinstance(each, BaseException)]
         codes = [str(each) for each in filled if isinstance(each, int)]  # a receiver's status
         causes = ", ".join(errors + codes)
-        if self._said.is_new(f"{record.msg} {causes}"):
-            log.warning("traces have trouble", reason=str(record.msg), cause=causes or None)
+        reason = _PLACE.sub("...", str(record.msg))
+        if self._said.is_new(f"{reason} {causes}"):
+            log.warning("traces have trouble", reason=reason, cause=causes or None)
 
 
 def configure_logging(level: str, log_format: str) -> None:

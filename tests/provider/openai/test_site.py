@@ -65,6 +65,18 @@ async def test_a_field_that_a_server_does_not_take_is_asked_in_vain_once(field: 
     assert not kept or server.asked[-1].json[kept] == 7
 
 
+async def test_calls_that_are_refused_at_the_same_time_all_learn_from_it() -> None:
+    def answer(asked: Asked) -> list[bytes]:
+        message = "Unrecognized request argument supplied: stream_options"
+        return [refused("400 Bad Request", message=message)] if "stream_options" in asked.json else [HELLO]
+
+    async with wire(answer) as server:
+        provider = make("openai", server.url)
+        answers = await asyncio.gather(*(collect(provider, ask("hi")) for _ in range(5)))
+        await provider.close()
+    assert [text for text, _ in answers] == ["Hello"] * 5
+
+
 async def test_a_refusal_that_teaches_nothing_is_told_at_once() -> None:
     async with wire(lambda _: [refused("400 Bad Request", message="no", param="stop")]) as server:
         provider = make("openai", server.url)

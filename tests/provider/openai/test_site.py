@@ -120,6 +120,17 @@ async def test_reasoning_comes_only_where_it_was_asked_for_and_usage_always() ->
     assert not_asked_for == ["Hello", finish]
 
 
+async def test_the_usage_is_read_though_no_line_end_follows_it() -> None:
+    *said, used = [
+        b"data: " + json.dumps(chunk).encode() + b"\n\n"
+        for chunk in (delta("Hello"), delta(None, "stop"), {"choices": [], "usage": {"prompt_tokens": 3}})
+    ]
+    async with wire(lambda _: [http(b"".join(said) + used.rstrip())]) as server:
+        provider = make("openai", server.url)
+        assert (await collect(provider, ask("hi")))[1].usage == Usage(input_tokens=3, output_tokens=0, estimated=False)
+        await provider.close()
+
+
 async def test_after_the_finish_reason_silence_changes_nothing() -> None:
     head, _, body = sse(delta("Hello"), delta(None, "stop")).partition(b"\r\n\r\n")
     unfinished = (

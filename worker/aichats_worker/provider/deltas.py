@@ -154,9 +154,10 @@ async def _linger(answer: HttpAnswer, decoder: Decoder, texts: list[str]) -> Non
             while decoder.complete and not decoder.ended:
                 if decoder.usage is not None:  # then there is nothing left to wait for but the end mark
                     timer.reschedule(min(timer.when() or 0, asyncio.get_running_loop().time() + SETTLE_SECONDS))
-                if not (data := await answer.read()):
+                data = await answer.read()
+                texts.append(decoder.feed(data) if data else decoder.finish())
+                if not data:
                     break
-                texts.append(decoder.feed(data))
 
 
 def _told(error: LineTooLong | WorkerError, decoder: Decoder, *, started: bool) -> WorkerError:

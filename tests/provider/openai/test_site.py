@@ -185,6 +185,17 @@ async def test_several_images_come_one_by_one_in_their_order_with_the_usage() ->
     assert server.asked[0].json == {"model": "dall-e-3", "prompt": "x", "n": 2, "size": "64x64", "quality": "hd"}
 
 
+async def test_a_usage_of_nothing_is_none() -> None:
+    data = [{"b64_json": base64.b64encode(image("png", 0)).decode()}]
+    used = {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0}  # LiteLLM's proxy for dall-e
+    async with wire(lambda _: [http(json.dumps({"data": data, "usage": used}).encode())]) as server:
+        provider = make("openai", server.url)
+        *_, finish = [item async for item in provider.images(ask("x"))]
+        await provider.close()
+    assert isinstance(finish, Finish)
+    assert finish.usage is None
+
+
 async def test_images_that_were_made_are_charged_though_one_of_them_cannot_be_had() -> None:
     data = [{"b64_json": base64.b64encode(image("png", 0)).decode()}, {"b64_json": "AAAA"}]
     answer = http(json.dumps({"data": data, "usage": {"input_tokens": 4, "output_tokens": 9}}).encode())

@@ -52,8 +52,8 @@ def _usage(usage: Any) -> Usage | None:
     if not isinstance(usage, dict):
         return None
     asked, made = usage.get("input_tokens"), usage.get("output_tokens")
-    if not (isinstance(asked, int) and isinstance(made, int) and asked >= 0 and made >= 0):
-        return None
+    if not (isinstance(asked, int) and isinstance(made, int) and asked >= 0 and made >= 0 and asked + made):
+        return None  # LiteLLM says twice 0 where it knows nothing
     return Usage(input_tokens=asked, output_tokens=made, estimated=False)
 
 

@@ -30,6 +30,11 @@ class Unpacking:
         self._parts = 0
         self._is_full = False
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether a part was begun and its end has not come."""
+        return self._unpack is not None
+
     def feed(self, data: bytes) -> None:
         """Take the next piece."""
         self._packed += data

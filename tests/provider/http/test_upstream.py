@@ -43,6 +43,16 @@ async def test_a_packing_without_its_end_is_a_cut_though_http_ends_well(pack: An
         await provider.close()
 
 
+async def test_a_bomb_does_not_hold_up_the_event_loop() -> None:
+    bomb = http(gzip.compress(b"\n" * (1 << 26)), headers=["Content-Encoding: gzip"])  # 64 KiB are 20 s of reading
+    async with wire(lambda _: [bomb]) as server:
+        provider = make("openai", server.url)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await collect(provider, ask("hi"))
+        await provider.close()
+
+
 ENCODINGS = {"garbage": "gzip", "brotli": "br", "zstandard": "zstd", "several": "gzip, br", "nobody's": "x-own"}
 
 

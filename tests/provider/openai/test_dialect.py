@@ -180,6 +180,10 @@ def test_an_error_line_is_judged_by_its_own_code() -> None:
         ({"choices": [], "usage": None}, None),
         ({"choices": [], "usage": {"prompt_tokens": "many"}}, None),
         ({"choices": [], "usage": [1]}, None),
+        ({"choices": [], "usage": {"prompt_tokens": None, "input_tokens": 3, "completion_tokens": 5}}, (3, 5)),
+        ({"choices": [], "usage": {"prompt_tokens": True, "completion_tokens": -1}}, None),
+        ({"choices": [], "usage": {"prompt_tokens": 2**63, "completion_tokens": 5}}, (0, 5)),
+        (b'data: {"x":NaN,"usage":{"prompt_tokens":%s,"completion_tokens":5}}\n\n' % (b"9" * 30), (0, 5)),
     ],
 )
 def test_the_usage_is_read_where_there_is_one(chunk: Any, used: tuple[int, int] | None) -> None:

@@ -13,7 +13,7 @@ import orjson
 from aichats_schemas.events import Usage
 from aichats_worker.errors import ContentFiltered
 from aichats_worker.provider import Finish, FinishReason
-from aichats_worker.provider.decoding.lenient import Halves, loads, whole
+from aichats_worker.provider.decoding.lenient import Halves, loads, tokens, whole
 from aichats_worker.provider.decoding.lines import LINE_MAX_BYTES, STRAY_MAX_BYTES, Lines, LineTooLong
 from aichats_worker.provider.refusals import Refusal, refusal_in
 
@@ -226,10 +226,10 @@ class OpenAIDecoder:
     def _said_in(self, choice: dict[str, Any]) -> str:
         """Some servers send both, Perplexity does: in a stream, the message is all that the deltas said until now."""
         delta, message = choice.get("delta"), choice.get("message")
-        if self._object is not None or not (delta or self._by_delta):
-            return self._said(message or delta) if isinstance(message or delta, dict) else ""
-        text = self._said(delta) if isinstance(delta, dict) else ""
-        self._by_delta = self._by_delta or bool(text)
+        by_message = self._object is not None or not (delta or self._by_delta)
+        said: Any = (message or delta) if by_message else delta
+        text = self._said(said) if isinstance(said, dict) else ""
+        self._by_delta = self._by_delta or (bool(text) and not by_message)
         return text
 
     def _said(self, said: dict[str, Any]) -> str:
@@ -278,8 +278,7 @@ class OpenAIDecoder:
     def _count(self, usage: Any) -> None:
         if not isinstance(usage, dict):
             return
-        used = [usage.get(name, usage.get(other)) for name, other in _USAGE]
-        counts = [count if isinstance(count, int) and count >= 0 else 0 for count in used]
+        counts = [tokens(usage.get(name)) or tokens(usage.get(other)) or 0 for name, other in _USAGE]
         if any(counts):
             self.usage = Usage(input_tokens=counts[0], output_tokens=counts[1], estimated=False)
 

@@ -76,7 +76,7 @@ class App:
         )
         self.handover = Handover(self.slots, self.subjects, self.runs)
         self.tasks = Tasks()
-        self.connection = ConnectionWatch(on_reconnect=self._reconnected)
+        self.connection = ConnectionWatch(on_reconnect=self._reconnected, on_subscribed=self.handover.again)
         self.broker = Broker(login.access(settings), self.connection)
         self._core = Core(self.executor, self.watch, self.telemetry, give=self.handover.give, rule=self._rule)
         self._core.subscribe(self.broker, self.subjects)

@@ -4,8 +4,8 @@ Its reconnect task ends for good at whatever it does not expect: a signature tha
 raises. It reads a certificate once, and a public key once. A connection that was refused is never closed on our side.
 Any `-ERR` but a permission's closes it for good, though the server may go on, and closes the connection itself where it
 does not. The limit of a message is read in the first INFO alone. Before it looks for another server, it waits until the
-one that broke has taken what was written, which a silent one never does. Of a connection that breaks nobody is told whether
-what was published on it has arrived, and a flush waits for a PONG that never comes.
+one that broke has taken what was written, which a silent one never does. Of a connection that breaks nobody is told
+whether what was published on it has arrived, and a flush waits for a PONG that never comes.
 """
 
 import asyncio

@@ -32,7 +32,7 @@ class ConnectionWatch(Collector):
 
     Args:
         on_reconnect: Called after each reconnect.
-        on_subscribed: Called where the server has been asked for all subscriptions again, also for those stepped out of.
+        on_subscribed: Called once the server was asked for all subscriptions again, those stepped out of too.
 
     Attributes:
         refused: What the broker does not let us subscribe to, and its word.

@@ -27,7 +27,9 @@ def decode(body: bytes, cuts: list[int] | None = None) -> tuple[str, OpenAIDecod
     for end in [*sorted(cuts or []), len(body)]:
         text += decoder.feed(body[start:end])
         start = end
-    return text + decoder.finish(), decoder
+    text += decoder.finish()
+    assert decoder.finish() == ""
+    return text, decoder
 
 
 def parts(*content: Any) -> Any:

@@ -51,7 +51,7 @@ class Decoder(Protocol):
         """Return the text of all lines that `data` completes, joined; empty where it completes none."""
 
     def finish(self) -> str:
-        """Complete the last line: the body ended as HTTP says it should."""
+        """Complete the last line: the body ended as HTTP says it should. Again, there is nothing more."""
 
     def end(self) -> Finish:
         """Say how the answer ended."""

@@ -95,6 +95,7 @@ class OpenAIDecoder:
         text = self._line(rest) if rest else ""
         if self._object is not None:
             text += self._whole_answer(bytes(self._object))
+            self._object = None
         elif self._pending:
             text += self._flush()
         return text + self._halves.rest()

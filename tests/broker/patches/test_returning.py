@@ -229,7 +229,10 @@ async def test_a_silent_server_that_has_not_taken_all_is_left_for_another(
     nc = await ours(link.url)
     publishing = await held_up(link, nc)
     nc._server_pool[0].uri = nc._server_pool[0].uri._replace(netloc=server.url.removeprefix("nats://"))
-    await until(lambda: nc.stats["reconnects"] == 1)
+    try:
+        await until(lambda: nc.stats["reconnects"] == 1)
+    finally:
+        link.flowing.set()
     await asyncio.wait({publishing})
 
 

@@ -322,16 +322,14 @@ async def job_cancelled(stream: Stream) -> str:
 
 async def job_to_inbox(stream: Stream) -> str:
     """A job that names an inbox."""
-    exchange = Exchange(stream.nc)
-    exchange._subscription = await stream.nc.subscribe(exchange.inbox, cb=exchange._queue.put)  # noqa: SLF001 - send() would publish
+    exchange = await Exchange(stream.nc).listen()
     await _submitted(stream, f"[sim: {stream.spoken}]", reply_to=exchange.inbox)
     return stream.judged(events := await stream.ended(exchange), text_of(events))
 
 
 async def job_forbidden(stream: Stream) -> str:
     """A job whose events are to go where they may not: it is given up, and kept as a dead letter."""
-    exchange = Exchange(stream.nc, f"soak.elsewhere.{stream.id}")
-    exchange._subscription = await stream.nc.subscribe(exchange.inbox, cb=exchange._queue.put)  # noqa: SLF001
+    exchange = await Exchange(stream.nc, f"soak.elsewhere.{stream.id}").listen()
     await _submitted(stream, "[sim: words=2]", reply_to=exchange.inbox)
     await asyncio.sleep(1.5)
     await exchange.leave()

@@ -29,6 +29,40 @@ async def test_a_worker_that_drains_is_in_no_queue_group_any_more(nc: Client, st
     assert await draining == 0
 
 
+async def test_a_slot_that_comes_free_in_a_worker_that_drains_is_offered_to_nobody(
+    nc: Client, start_worker: StartWorker
+) -> None:
+    app = await start_worker(worker_drain_timeout_seconds=10, worker_concurrency_max=2)
+    short, long = [
+        await Exchange(nc).send(REQ, body) for body in (b"[sim: words=2 pause=1.5]", b"[sim: words=3 pause=2.5]")
+    ]
+    await short.event()
+    await long.event()
+    draining = asyncio.create_task(app.drain())
+    assert (await short.all())[-1].type == "done"
+    with pytest.raises(NoRespondersError):
+        await nc.request("ai.v1.int.room.text", b"", timeout=1)
+    assert (await long.all())[-1].type == "done"
+    assert await draining == 0
+
+
+async def test_a_worker_that_drains_takes_nothing_that_it_had_offered_a_slot(
+    nc: Client, start_worker: StartWorker
+) -> None:
+    app = await start_worker(worker_drain_timeout_seconds=10)
+    running = await Exchange(nc).send(REQ, b"[sim: words=2 pause=1.5]")
+    await running.event()
+    offer = b'{"mode":"req","tenant":"t","id":"r1","reply_to":"_INBOX.t.x","headers":{}}'
+    place = (await nc.request("ai.v1.int.room.text", offer, timeout=5)).data.decode()
+    draining = asyncio.create_task(app.drain())
+    await until(lambda: not app.health.ready()[0])
+    assert (await nc.request(f"ai.v1.int.take.{place}", b"hi", timeout=5)).data == b"", (
+        "it is asked for again elsewhere"
+    )
+    assert (await running.all())[-1].type == "done"
+    assert await draining == 0
+
+
 async def test_a_worker_that_is_stopped_while_the_broker_is_away_ends(
     own_nats_server: object, start_worker: StartWorker
 ) -> None:

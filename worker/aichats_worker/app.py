@@ -76,7 +76,7 @@ class App:
         )
         self.handover = Handover(self.slots, self.subjects, self.runs)
         self.tasks = Tasks()
-        self.connection = ConnectionWatch(on_reconnect=self._reconnected)
+        self.connection = ConnectionWatch(on_reconnect=self._reconnected, on_subscribed=self.handover.again)
         self.broker = Broker(login.access(settings), self.connection)
         self._core = Core(self.executor, self.watch, self.telemetry, give=self.handover.give, rule=self._rule)
         self._core.subscribe(self.broker, self.subjects)
@@ -173,6 +173,8 @@ class App:
         jobs = await self._subscribe(bus)
         await self._settled(nc)
         self._subscribed = True
+        if self._draining:
+            return  # a stop came meanwhile, and nats-py swallows cancellations
         if self.settings.worker_jobs:
             self._start_jobs(jobs)
         log.info("ready", instance=self.discovery.id, broker=_address(nc), max_payload=nc.max_payload)
@@ -262,6 +264,7 @@ class App:
             return 0
         self._draining = self.connection.closing = True
         stopping = Stopping(self.settings.worker_drain_timeout_seconds)
+        self.handover.leave()
         # Both at once: to leave takes a few ways to the broker, in which a far worker would go on fetching jobs.
         serving = [self._serving.leave(stopping)] if self._serving is not None else []
         await asyncio.gather(self._leave(stopping), *serving)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from yarl import URL
 
-from aichats_worker.errors import BadResponse, Misconfigured, ProviderUnavailable, RateLimited
+from aichats_worker.errors import BadResponse, Interrupted, Misconfigured, ProviderUnavailable, RateLimited
 from aichats_worker.provider.http.route import Environment, Route, Timeouts
 from aichats_worker.provider.http.upstream import as_url
 from tests.provider.asking import ask, collect, make
@@ -30,6 +30,26 @@ async def test_an_encoding_that_nobody_asked_for_is_decoded(name: str, pack: Any
     async with wire(lambda _: [http(pack(body), headers=[f"Content-Encoding: {name}"])]) as server:
         provider = make("openai", server.url)
         assert (await collect(provider, ask("hi")))[0] == "Hello"
+        await provider.close()
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zlib.compress])
+async def test_a_packing_without_its_end_is_a_cut_though_http_ends_well(pack: Any) -> None:
+    packed = pack(b"data: Hello\n\ndata:  there\n\n")[:-6]
+    async with wire(lambda _: [http(packed, headers=["Content-Encoding: gzip"])]) as server:
+        provider = make("aichats", server.url)
+        with pytest.raises((Interrupted, ProviderUnavailable)):
+            await collect(provider, ask("hi"))
+        await provider.close()
+
+
+async def test_a_bomb_does_not_hold_up_the_event_loop() -> None:
+    bomb = http(gzip.compress(b"\n" * (1 << 26)), headers=["Content-Encoding: gzip"])  # 64 KiB are 20 s of reading
+    async with wire(lambda _: [bomb]) as server:
+        provider = make("openai", server.url)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await collect(provider, ask("hi"))
         await provider.close()
 
 
@@ -146,12 +166,14 @@ async def test_a_new_connection_that_closes_is_a_failure_and_is_not_asked_twice(
         await provider.close()
 
 
-async def test_a_refusal_whose_body_never_comes_is_still_one() -> None:
-    head = refused("429 Too Many Requests", ["Retry-After: 7"]).partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
-    async with wire(lambda _: [head, HOLD]) as server:
+@pytest.mark.parametrize("body", [[], [b'{"error"'], [b" ", 0.05] * 500], ids=["none", "a part", "drops of it"])
+async def test_a_refusal_whose_body_never_comes_is_still_one(body: list[Any]) -> None:
+    head = refused("429 Too Many Requests", ["Retry-After: 7"], message="x" * 1000).partition(b"\r\n\r\n")[0]
+    async with wire(lambda _: [head + b"\r\n\r\n", *body, HOLD]) as server:
         provider = make("openai", server.url, timeouts=Timeouts(first_byte=30))
-        with pytest.raises(RateLimited):
-            await collect(provider, ask("hi"))
+        async with asyncio.timeout(12):
+            with pytest.raises(RateLimited):
+                await collect(provider, ask("hi"))
         await provider.close()
 
 

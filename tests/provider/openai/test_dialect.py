@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aichats_schemas.events import Usage
-from aichats_worker.errors import ContentFiltered
+from aichats_worker.errors import ContentFiltered, TooLarge
 from aichats_worker.provider.decoding.lines import LINE_MAX_BYTES, STRAY_MAX_BYTES, LineTooLong
 from aichats_worker.provider.openai.dialect import OpenAIDecoder
 from tests.provider.wire import delta
@@ -27,7 +27,9 @@ def decode(body: bytes, cuts: list[int] | None = None) -> tuple[str, OpenAIDecod
     for end in [*sorted(cuts or []), len(body)]:
         text += decoder.feed(body[start:end])
         start = end
-    return text + decoder.finish(), decoder
+    text += decoder.finish()
+    assert decoder.finish() == ""
+    return text, decoder
 
 
 def parts(*content: Any) -> Any:
@@ -78,6 +80,13 @@ HELLO_THERE: dict[str, list[Any]] = {
     "one object": [json.dumps(WHOLE).encode()],
     "one object over many lines": [json.dumps(WHOLE, indent=2).encode()],
     "one object as data": [WHOLE, DONE],
+    # Perplexity: beside the deltas, all that they said until now
+    "message beside delta": [*[chunk | {"choices": [chunk["choices"][0] | {"message": {"content": "Hello there"}}]}
+                               for chunk in [*SAID, STOP]], DONE],
+    "message behind the deltas": [*SAID, WHOLE, DONE],
+    "one object with an empty delta": [
+        json.dumps({"choices": [WHOLE["choices"][0] | {"delta": {"role": "assistant", "content": ""}}]}).encode(),
+    ],
 }  # fmt: skip
 
 
@@ -133,7 +142,7 @@ def test_a_finish_reason_becomes_one_of_three(reason: str, told: str) -> None:
         {"choices": [{"delta": {}, "finish_reason": "error", "error": {"code": 502, "message": "x"}}]},
         {"error": {"code": 502, "message": "x"}, "choices": [{"delta": {"content": ""}, "finish_reason": "error"}]},
         {"error": {"message": "x"}}, {"error": "x"}, {"error": {}}, {"object": "error", "message": "x", "code": 400},
-        b'event: error\ndata: {"message":"x"}\n\n',
+        b'event: error\ndata: {"message":"x"}\n\n', b'error: {"code":500,"message":"x"}\n\n',
     ],
 )  # fmt: skip
 def test_an_error_is_a_failure_and_no_good_end(last: Any) -> None:
@@ -148,6 +157,22 @@ def test_an_object_that_cannot_be_read_at_all_ends_the_answer() -> None:
     assert (text, decoder.ended, decoder.broke_off) == ("Hello there", True, True)
 
 
+def test_nothing_of_the_same_event_is_read_behind_what_cannot_be_read() -> None:
+    text, decoder = decode(stream(*SAID, b'data: {"choices":[{"delta":\n', delta("late", "stop"), DONE))
+    assert (text, decoder.ended, decoder.broke_off) == ("Hello there", True, True)
+
+
+def test_an_error_line_is_judged_by_its_own_code() -> None:
+    said = {
+        "code": 400,
+        "message": "the request exceeds the available context size",
+        "type": "exceed_context_size_error",
+    }
+    _, decoder = decode(b"error: " + json.dumps(said).encode() + b"\n\n")
+    assert decoder.failure is not None
+    assert decoder.failure.leaf() is TooLarge
+
+
 @pytest.mark.parametrize(
     ("chunk", "used"),
     [
@@ -157,6 +182,10 @@ def test_an_object_that_cannot_be_read_at_all_ends_the_answer() -> None:
         ({"choices": [], "usage": None}, None),
         ({"choices": [], "usage": {"prompt_tokens": "many"}}, None),
         ({"choices": [], "usage": [1]}, None),
+        ({"choices": [], "usage": {"prompt_tokens": None, "input_tokens": 3, "completion_tokens": 5}}, (3, 5)),
+        ({"choices": [], "usage": {"prompt_tokens": True, "completion_tokens": -1}}, None),
+        ({"choices": [], "usage": {"prompt_tokens": 2**63, "completion_tokens": 5}}, (0, 5)),
+        (b'data: {"x":NaN,"usage":{"prompt_tokens":%s,"completion_tokens":5}}\n\n' % (b"9" * 30), (0, 5)),
     ],
 )
 def test_the_usage_is_read_where_there_is_one(chunk: Any, used: tuple[int, int] | None) -> None:

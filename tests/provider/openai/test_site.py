@@ -65,6 +65,18 @@ async def test_a_field_that_a_server_does_not_take_is_asked_in_vain_once(field: 
     assert not kept or server.asked[-1].json[kept] == 7
 
 
+async def test_calls_that_are_refused_at_the_same_time_all_learn_from_it() -> None:
+    def answer(asked: Asked) -> list[bytes]:
+        message = "Unrecognized request argument supplied: stream_options"
+        return [refused("400 Bad Request", message=message)] if "stream_options" in asked.json else [HELLO]
+
+    async with wire(answer) as server:
+        provider = make("openai", server.url)
+        answers = await asyncio.gather(*(collect(provider, ask("hi")) for _ in range(5)))
+        await provider.close()
+    assert [text for text, _ in answers] == ["Hello"] * 5
+
+
 async def test_a_refusal_that_teaches_nothing_is_told_at_once() -> None:
     async with wire(lambda _: [refused("400 Bad Request", message="no", param="stop")]) as server:
         provider = make("openai", server.url)
@@ -106,6 +118,17 @@ async def test_reasoning_comes_only_where_it_was_asked_for_and_usage_always() ->
     assert asked_for == [Reasoning("Hmm"), "Hello", finish]
     assert isinstance(asked_for[0], Reasoning)
     assert not_asked_for == ["Hello", finish]
+
+
+async def test_the_usage_is_read_though_no_line_end_follows_it() -> None:
+    *said, used = [
+        b"data: " + json.dumps(chunk).encode() + b"\n\n"
+        for chunk in (delta("Hello"), delta(None, "stop"), {"choices": [], "usage": {"prompt_tokens": 3}})
+    ]
+    async with wire(lambda _: [http(b"".join(said) + used.rstrip())]) as server:
+        provider = make("openai", server.url)
+        assert (await collect(provider, ask("hi")))[1].usage == Usage(input_tokens=3, output_tokens=0, estimated=False)
+        await provider.close()
 
 
 async def test_after_the_finish_reason_silence_changes_nothing() -> None:
@@ -160,6 +183,17 @@ async def test_several_images_come_one_by_one_in_their_order_with_the_usage() ->
         usage=Usage(input_tokens=4, output_tokens=9, estimated=False), provider="openai", model="dall-e-3"
     )
     assert server.asked[0].json == {"model": "dall-e-3", "prompt": "x", "n": 2, "size": "64x64", "quality": "hd"}
+
+
+async def test_a_usage_of_nothing_is_none() -> None:
+    data = [{"b64_json": base64.b64encode(image("png", 0)).decode()}]
+    used = {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0}  # LiteLLM's proxy for dall-e
+    async with wire(lambda _: [http(json.dumps({"data": data, "usage": used}).encode())]) as server:
+        provider = make("openai", server.url)
+        *_, finish = [item async for item in provider.images(ask("x"))]
+        await provider.close()
+    assert isinstance(finish, Finish)
+    assert finish.usage is None
 
 
 async def test_images_that_were_made_are_charged_though_one_of_them_cannot_be_had() -> None:

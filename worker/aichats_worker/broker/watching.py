@@ -32,14 +32,16 @@ class ConnectionWatch(Collector):
 
     Args:
         on_reconnect: Called after each reconnect.
+        on_subscribed: Called once the server was asked for all subscriptions again, those stepped out of too.
 
     Attributes:
         refused: What the broker does not let us subscribe to, and its word.
         lame_duck: The broker is about to go, and there is no other.
     """
 
-    def __init__(self, on_reconnect: Callable[[], object]) -> None:
+    def __init__(self, on_reconnect: Callable[[], object], on_subscribed: Callable[[], object]) -> None:
         self._on_reconnect = on_reconnect
+        self._on_subscribed = on_subscribed
         self._nc: ComesBack | None = None
         self._down_since: float | None = time.monotonic()
         self._reason = ""
@@ -47,6 +49,7 @@ class ConnectionWatch(Collector):
         self._reconnects = 0
         self._asked_again = 0.0
         self._move: asyncio.Task[None] | None = None
+        self._asked: dict[str, str] = {}  # what was refused before all was asked for again
         self.refused: dict[str, str] = {}
         self.lame_duck = False
         self.closing = False
@@ -71,7 +74,8 @@ class ConnectionWatch(Collector):
 
     def unsubscribed(self) -> str:
         """Say what the broker does not let us hear; nothing where it lets us hear all."""
-        return "; ".join(f"{subject}: {reason}" for subject, reason in sorted(self.refused.items()))
+        refused = self._asked | self.refused
+        return "; ".join(f"{subject}: {reason}" for subject, reason in sorted(refused.items()))
 
     def leaving(self) -> str:
         """Say that the broker is about to go, where there is no other; nothing where it stays."""
@@ -94,7 +98,9 @@ class ConnectionWatch(Collector):
             return
         if begun := await self._nc.look():
             log.error("broker connection was stuck", what=begun)
-        if self.refused and self._nc.is_connected and time.monotonic() - self._asked_again >= ASK_AGAIN_SECONDS:
+        if self.closing or not (self.refused and self._nc.is_connected):
+            return  # what is being left must not be asked for again
+        if time.monotonic() - self._asked_again >= ASK_AGAIN_SECONDS:
             self._asked_again = time.monotonic()
             await self._ask_again(self._nc)
 
@@ -106,12 +112,15 @@ class ConnectionWatch(Collector):
 
     async def _ask_again(self, nc: Client) -> None:
         """Rights and limits can be mended without a reconnect: the server says nothing then."""
-        before, self.refused = self.refused, {}
+        self._asked, self.refused = self.refused, {}
         try:
             await subscribe_again(nc)
             await settle(nc)
         except (NatsError, TimeoutError):
-            self.refused = before | self.refused
+            self.refused = self._asked | self.refused
+        finally:
+            self._asked = {}
+            self._on_subscribed()
         if not self.refused:
             log.info("broker takes all subscriptions now")
 
@@ -132,7 +141,7 @@ class ConnectionWatch(Collector):
         """nats-py: the connection is gone; it tries to come back from here on."""
         if self._down_since is None:
             self._down_since = time.monotonic()
-        self.refused, self.lame_duck = {}, False
+        self.refused, self._asked, self.lame_duck = {}, {}, False
         self._said.forget()
         tell = log.info if self.closing else log.warning
         tell("broker disconnected", error=self._reason or None)

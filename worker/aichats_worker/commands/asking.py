@@ -6,14 +6,35 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import ValidationError
+
 from aichats_client import Client, JobHandle, ServiceError
+from aichats_client.options import asked
 from aichats_schemas.events import StreamEvent
+from aichats_schemas.requests import ImageRequest, TextRequest
+from aichats_schemas.subjects import Kind
 from aichats_worker.commands.connection import connected
-from aichats_worker.commands.manners import console, out
+from aichats_worker.commands.manners import Unusable, console, out
 from aichats_worker.commands.output import Output, print_completion, print_pieces, print_reasoning
 from aichats_worker.settings import Settings
 
 Options = dict[str, Any]
+
+
+def check(kind: Kind, prompt: str | None, options: Options) -> None:
+    """Hold a request against the contract before anybody is asked.
+
+    Raises:
+        Unusable: A field is wrong; the sentence names it.
+    """
+    try:
+        body = asked(kind, prompt, options)
+        (ImageRequest if kind == "image" else TextRequest).model_validate(body)
+    except ValidationError as error:
+        says = (f"{'.'.join(map(str, e['loc'])) or 'request'}: {e['msg']}" for e in error.errors())
+        raise Unusable("; ".join(says)) from None
+    except (TypeError, ValueError) as error:
+        raise Unusable(str(error)) from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,10 @@ def about(
 
 @app.command()
 def run() -> None:
-    """Run a worker until SIGTERM or SIGINT."""
+    """Run a worker until SIGTERM or SIGINT.
+
+    Example: NATS_URL=nats://127.0.0.1:4222 aichats-worker run
+    """
     from aichats_worker.service import fastest_loop, serve
     from aichats_worker.telemetry.logs import configure_logging
 
@@ -54,7 +57,10 @@ def run() -> None:
 
 @app.command()
 def demo() -> None:
-    """Show it at work: a broker, a simulated provider and a worker, all on this machine."""
+    """Show it at work: a broker, a simulated provider and a worker, all on this machine.
+
+    Example: aichats-worker demo
+    """
     from rich.console import Console
 
     from aichats_worker.commands.demo import DemoFailed, demo
@@ -99,7 +105,10 @@ def dev(
 
 @app.command()
 def doctor(server: Server = None, context: Context = None, as_json: AsJson = False) -> None:
-    """Say what answers, what does not, and which settings are in force (secrets masked)."""
+    """Say what answers, what does not, and which settings are in force (secrets masked).
+
+    Example: aichats-worker doctor --json
+    """
     import json
 
     from aichats_worker.commands.doctor import examine
@@ -134,7 +143,10 @@ def simulator(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     key: Annotated[str | None, typer.Option(help="The key that calls below /v1 need; without it, none.")] = None,
 ) -> None:
-    """Run a local stand-in for ai-chats.org and for an OpenAI-compatible server, with faults on demand."""
+    """Run a local stand-in for ai-chats.org and for an OpenAI-compatible server, with faults on demand.
+
+    Example: aichats-worker simulator --port 8000
+    """
     from aichats_worker.simulator.server import serve
 
     def started(running: Any) -> None:
@@ -162,7 +174,10 @@ def docs(
 
 @app.command()
 def version() -> None:
-    """Print the version."""
+    """Print the version.
+
+    Example: aichats-worker version
+    """
     from aichats_schemas import __version__
 
     typer.echo(__version__)

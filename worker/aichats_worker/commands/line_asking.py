@@ -61,7 +61,7 @@ def ask(
 
     Example: git diff | aichats-worker ask --system 'Write a commit message.'
     """
-    from aichats_worker.commands.asking import Asker
+    from aichats_worker.commands.asking import Asker, check
 
     if stop and len(stop) > 4:
         fail("--stop may be given 4 times", 2)
@@ -72,7 +72,10 @@ def ask(
         "stop": stop or None, "seed": seed, "json": json_object or None,
         "reasoning": reasoning or None, "timeout": timeout,
     }  # fmt: skip
-    finish(Asker(settings_of(server, context), tenant, as_json).ask(None if messages else text, options))
+    prompt = None if messages else text
+    with ending():
+        check("text", prompt, options)
+    finish(Asker(settings_of(server, context), tenant, as_json).ask(prompt, options))
 
 
 @app.command()
@@ -95,15 +98,17 @@ def image(
 
     Example: aichats-worker image 'a cat' -o cat
     """
-    from aichats_worker.commands.asking import Asker
+    from aichats_worker.commands.asking import Asker, check
     from aichats_worker.commands.output import Output
 
+    text = prompt_of(prompt)
     options = {"n": n, "size": size, "quality": quality, "model": model, "timeout": timeout}
     asker = Asker(settings_of(server, context), tenant, as_json)
     given = {name: value for name, value in options.items() if value is not None}
     with ending():
+        check("image", text, given)
         Output(output, force).check(n or 1)
-    finish(asker.image(prompt_of(prompt), Output(output, force), given))
+    finish(asker.image(text, Output(output, force), given))
 
 
 @app.command()

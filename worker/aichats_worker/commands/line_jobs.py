@@ -16,6 +16,7 @@ from aichats_worker.commands.manners import (
     Server,
     Tenant,
     Timeout,
+    Unusable,
     ending,
     fail,
     finish,
@@ -56,24 +57,27 @@ def submit(
     from aichats_worker.commands.asking import Asker
     from aichats_worker.commands.orders import Order, orders_in, submit_all
 
-    if file is not None:
-        if prompt is not None or id is not None:
-            fail("give a prompt or a file, not both", STATUS_USAGE)
-        with ending():
+    options: dict[str, Any] = {
+        "model": model, "temperature": temperature, "max_tokens": max_tokens, "size": size, "timeout": timeout
+    }  # fmt: skip
+    with ending():
+        if file is None:
+            orders = [Order.read({"kind": kind, "id": id} | _question(prompt_of(prompt), system) | options)]
+        else:
+            if prompt is not None or id is not None:
+                raise Unusable("give a prompt or a file, not both")
+            if kind != "text" or system is not None or any(given is not None for given in options.values()):
+                raise Unusable("with --file, each line has its own kind and options: give them there")
             orders = orders_in(file)
-    else:
-        text = prompt_of(prompt)
-        options: dict[str, Any] = {
-            "model": model, "temperature": temperature, "max_tokens": max_tokens, "size": size, "timeout": timeout
-        }  # fmt: skip
-        question: dict[str, Any] = {"prompt": text}
-        if system:
-            question = {"messages": [{"role": "system", "content": system}, {"role": "user", "content": text}]}
-        with ending():
-            orders = [Order.read({"kind": kind, "id": id} | question | options)]
     failed = finish(submit_all(Asker(settings_of(server, context), tenant), orders))
     if failed:
         fail(f"{failed} of {len(orders)} jobs were not taken", STATUS_ERROR)
+
+
+def _question(text: str, system: str | None) -> dict[str, Any]:
+    if not system:
+        return {"prompt": text}
+    return {"messages": [{"role": "system", "content": system}, {"role": "user", "content": text}]}
 
 
 @app.command()

@@ -55,6 +55,8 @@ def provision(
     """Make the streams and consumers of jobs, or bring them up to date; refuses what would lose data.
 
     What no option names stays as it is.
+
+    Example: aichats-worker provision --replicas 3 --dry-run
     """
     from aichats_worker.commands.operating import provision
     from aichats_worker.jobs.streams import Choices
@@ -72,7 +74,10 @@ def provision(
     typer.echo("\n".join(changes) if changes else "nothing to change")
 
 
-dead = typer.Typer(no_args_is_help=True, help="Look at the jobs that were given up, and try or drop them.")
+dead = typer.Typer(
+    no_args_is_help=True,
+    help="Look at the jobs that were given up, and try or drop them.\n\nExample: aichats-worker dead list",
+)
 app.add_typer(dead, name="dead")
 
 Number = Annotated[int, typer.Argument(help="As `dead list` shows it.", min=1)]
@@ -81,7 +86,10 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 @dead.command("list")
 def dead_list(server: Server = None, as_json: AsJson = False) -> None:
-    """List all dead letters, the oldest first, one on each line."""
+    """List all dead letters, the oldest first, one on each line.
+
+    Example: aichats-worker dead list --json | head
+    """
     from aichats_worker.commands.operating import dead_list
 
     finish(dead_list(settings_of(server), as_json=as_json))
@@ -89,7 +97,10 @@ def dead_list(server: Server = None, as_json: AsJson = False) -> None:
 
 @dead.command("show")
 def dead_show(number: Number, server: Server = None) -> None:
-    """Print one dead letter as JSON: its reason, headers and body."""
+    """Print one dead letter as JSON: its reason, headers and body.
+
+    Example: aichats-worker dead show 3
+    """
     import json
 
     from aichats_worker.commands.operating import dead_show
@@ -99,7 +110,10 @@ def dead_show(number: Number, server: Server = None) -> None:
 
 @dead.command("retry")
 def dead_retry(number: Number, server: Server = None, yes: Yes = False) -> None:
-    """Submit the job of one dead letter again, with its headers. Its old record is cleared first."""
+    """Submit the job of one dead letter again, with its headers. Its old record is cleared first.
+
+    Example: aichats-worker dead retry 3
+    """
     from aichats_worker.commands.operating import dead_retry
 
     if not yes:
@@ -109,7 +123,10 @@ def dead_retry(number: Number, server: Server = None, yes: Yes = False) -> None:
 
 @dead.command("drop")
 def dead_drop(number: Number, server: Server = None, yes: Yes = False) -> None:
-    """Delete one dead letter for good."""
+    """Delete one dead letter for good.
+
+    Example: aichats-worker dead drop 3 --yes
+    """
     from aichats_worker.commands.operating import dead_drop
 
     if not yes:

@@ -8,14 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
-from pydantic import ValidationError
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from aichats_client import Client, ClientError
-from aichats_client.options import asked
-from aichats_schemas.requests import ImageRequest, TextRequest
 from aichats_schemas.subjects import KINDS, Kind, is_token, new_id
-from aichats_worker.commands.asking import Asker
+from aichats_worker.commands.asking import Asker, check
 from aichats_worker.commands.manners import Unusable, console, out, told
 
 AT_ONCE: Final = 64
@@ -50,20 +47,10 @@ class Order:
             raise Unusable("kind: must be text or image")
         if not isinstance(job_id, str) or not is_token(job_id):
             raise Unusable("id: must be 1 to 64 of A-Z, a-z, 0-9, _ and -")
-        if "timeout" in given:
-            given["timeout_seconds"] = given.pop("timeout")
-        try:
-            (ImageRequest if kind == "image" else TextRequest).model_validate(given)
-        except ValidationError as error:
-            told = (f"{'.'.join(map(str, e['loc'])) or 'request'}: {e['msg']}" for e in error.errors())
-            raise Unusable("; ".join(told)) from None
         if "timeout_seconds" in given:
             given["timeout"] = given.pop("timeout_seconds")
         prompt = given.pop("prompt", None)
-        try:
-            asked(kind, prompt, given)
-        except (TypeError, ValueError) as error:
-            raise Unusable(str(error)) from None
+        check(kind, prompt, given)
         return cls(kind, job_id, prompt, given)
 
 

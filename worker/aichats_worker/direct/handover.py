@@ -87,6 +87,7 @@ class _Room:
         self._slots = slots
         self._subscription = subscription
         self._inside = True
+        self._left = False
         self._turn = asyncio.Lock()
         slots.tell(self.update)
 
@@ -95,7 +96,7 @@ class _Room:
         if self._inside is (self._slots.free > 0) and not self._turn.locked():
             return  # as after nearly every request
         async with self._turn:
-            if self._inside is not (inside := self._slots.free > 0):
+            if self._inside is not (inside := self._slots.free > 0) and not self._left:
                 self._inside = inside
                 await (step_in if inside else step_out)(self._nc, [self._subscription])
 
@@ -105,6 +106,10 @@ class _Room:
             await self.update()
             await self._slots.changed.wait()
             self._slots.changed.clear()
+
+    def leave(self) -> None:
+        """Never step in again: the server would go on asking a subscription that has ended."""
+        self._left = True
 
     def again(self) -> None:
         """After a reconnect: the server has all subscriptions again, this one too."""
@@ -142,6 +147,7 @@ class Handover:
         self._subjects = subjects
         self._id = new_id()
         self._nc: Client | None = None
+        self._left = False
         self._rooms: dict[Kind, _Room] = {}
         self._offers: dict[str, _Open] = {}
 
@@ -174,6 +180,12 @@ class Handover:
         self._nc = nc
         return [room.follow for room in self._rooms.values()]
 
+    def leave(self) -> None:
+        """Take nothing over any more: what was told of a slot here asks again. What is here may still be given."""
+        self._left = True
+        for room in self._rooms.values():
+            room.leave()
+
     def again(self) -> None:
         """After a reconnect."""
         for room in self._rooms.values():
@@ -185,7 +197,7 @@ class Handover:
             offer = _Offer.model_validate_json(data)
         except ValidationError:
             return b""
-        if not (is_token(offer.tenant) and is_token(offer.id) and self._slots[kind].free > 0):
+        if not (is_token(offer.tenant) and is_token(offer.id) and self._slots[kind].free > 0) or self._left:
             return b""
         token = new_id()
         self._offers[token] = _Open(kind, offer)
@@ -194,7 +206,7 @@ class Handover:
 
     def _take(self, message: Msg, accept: Callable[[Call], bool]) -> bytes:
         found = self._offers.get(message.subject.rpartition(".")[2])
-        if found is None or found.taken or not self._slots[found.kind].take():
+        if self._left or found is None or found.taken or not self._slots[found.kind].take():
             return b""
         found.taken = True
         if not accept(found.offer.call(found.kind, message.data)):

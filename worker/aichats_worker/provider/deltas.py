@@ -11,6 +11,7 @@ from aichats_worker.errors import BadResponse, DeadlineExceeded, Interrupted, Wo
 from aichats_worker.provider import Finish, Reasoning
 from aichats_worker.provider.decoding.lines import LineTooLong
 from aichats_worker.provider.http.answer import SETTLE_SECONDS, HttpAnswer
+from aichats_worker.provider.http.upstream import REFUSAL_SECONDS
 from aichats_worker.provider.refusals import HEAD_MAX_BYTES, Refusal, SettingNames, no_answer, refusal_of
 
 GRACE_SECONDS: Final = 2.0  # from the finish reason to the end: for the usage, the end mark and HTTP's end
@@ -50,7 +51,7 @@ class Decoder(Protocol):
         """Return the text of all lines that `data` completes, joined; empty where it completes none."""
 
     def finish(self) -> str:
-        """Complete the last line: the body ended as HTTP says it should."""
+        """Complete the last line: the body ended as HTTP says it should. Again, there is nothing more."""
 
     def end(self) -> Finish:
         """Say how the answer ended."""
@@ -130,12 +131,13 @@ def _check(answer: HttpAnswer, decoder: Decoder, who: Answering, *, started: boo
 
 
 async def refused(answer: HttpAnswer) -> Refusal:
-    """Read an answer whose status is no 2xx."""
-    try:
-        head = await answer.head(HEAD_MAX_BYTES)
-    except WorkerError:
-        head = b""  # the status alone says enough
-    return refusal_of(answer.status, answer.headers, head)
+    """Read an answer whose status is no 2xx: that alone says enough, so its body is not waited for for long."""
+    head = bytearray()
+    with suppress(WorkerError, TimeoutError):
+        async with asyncio.timeout(REFUSAL_SECONDS):
+            while len(head) < HEAD_MAX_BYTES and (data := await answer.read()):
+                head += data
+    return refusal_of(answer.status, answer.headers, bytes(head[:HEAD_MAX_BYTES]))
 
 
 async def _afterwards(answer: HttpAnswer, decoder: Decoder) -> str:
@@ -154,9 +156,10 @@ async def _linger(answer: HttpAnswer, decoder: Decoder, texts: list[str]) -> Non
             while decoder.complete and not decoder.ended:
                 if decoder.usage is not None:  # then there is nothing left to wait for but the end mark
                     timer.reschedule(min(timer.when() or 0, asyncio.get_running_loop().time() + SETTLE_SECONDS))
-                if not (data := await answer.read()):
+                data = await answer.read()
+                texts.append(decoder.feed(data) if data else decoder.finish())
+                if not data:
                     break
-                texts.append(decoder.feed(data))
 
 
 def _told(error: LineTooLong | WorkerError, decoder: Decoder, *, started: bool) -> WorkerError:

@@ -9,7 +9,7 @@ import pybase64
 
 from aichats_schemas.events import Usage
 from aichats_worker.errors import BadResponse
-from aichats_worker.provider.decoding.lenient import loads
+from aichats_worker.provider.decoding.lenient import loads, tokens
 
 _DATA_URL_HEAD_MAX_CHARS: Final = 256
 _URL_SAFE: Final = bytes.maketrans(b"-_", b"+/")
@@ -51,9 +51,9 @@ def _source(entry: dict[str, Any]) -> str | bytes | None:
 def _usage(usage: Any) -> Usage | None:
     if not isinstance(usage, dict):
         return None
-    asked, made = usage.get("input_tokens"), usage.get("output_tokens")
-    if not (isinstance(asked, int) and isinstance(made, int) and asked >= 0 and made >= 0):
-        return None
+    asked, made = tokens(usage.get("input_tokens")), tokens(usage.get("output_tokens"))
+    if asked is None or made is None or not asked + made:
+        return None  # LiteLLM says twice 0 where it knows nothing
     return Usage(input_tokens=asked, output_tokens=made, estimated=False)
 
 

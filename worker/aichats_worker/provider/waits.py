@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
@@ -114,11 +115,11 @@ def _seconds(value: object, unit: float) -> float | None:
     text = str(value).strip()[:64]
     if _DURATIONS.match(text):
         return _duration(text)
-    try:
-        date = parsedate_to_datetime(text)
-    except ValueError:
-        return None
-    return ((date if date.tzinfo else date.replace(tzinfo=UTC)) - datetime.now(UTC)).total_seconds()
+    for read in (parsedate_to_datetime, datetime.fromisoformat):
+        with suppress(ValueError, OverflowError):
+            date = read(text)
+            return ((date if date.tzinfo else date.replace(tzinfo=UTC)) - datetime.now(UTC)).total_seconds()
+    return None
 
 
 def _since_now(number: float, unit: float) -> float:

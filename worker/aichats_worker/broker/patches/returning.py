@@ -3,8 +3,9 @@
 Its reconnect task ends for good at whatever it does not expect: a signature that cannot be made, a callback that
 raises. It reads a certificate once, and a public key once. A connection that was refused is never closed on our side.
 Any `-ERR` but a permission's closes it for good, though the server may go on, and closes the connection itself where it
-does not. The limit of a message is read in the first INFO alone. Of a connection that breaks nobody is told whether
-what was published on it has arrived, and a flush waits for a PONG that never comes.
+does not. The limit of a message is read in the first INFO alone. Before it looks for another server, it waits until the
+one that broke has taken what was written, which a silent one never does. Of a connection that breaks nobody is told
+whether what was published on it has arrived, and a flush waits for a PONG that never comes.
 """
 
 import asyncio
@@ -21,6 +22,7 @@ from aichats_worker.broker.access import Identity
 log = structlog.get_logger(__name__)
 
 CONNECT_TIMEOUT_SECONDS: Final = 5
+HANG_UP_SECONDS: Final = 1.0  # for a connection that broke: what was written may still be on its way
 
 
 class ComesBack(Client):
@@ -126,6 +128,8 @@ class ComesBack(Client):
         self._look_up()
 
     async def _attempt_reconnect(self) -> None:
+        if (broken := _transport_of(self._transport)) is not None:  # closed already by then, unless it is held up
+            asyncio.get_running_loop().call_later(HANG_UP_SECONDS, broken.abort)
         await super()._attempt_reconnect()
         self._look_up()
 
@@ -200,3 +204,12 @@ class ComesBack(Client):
             info = {name: value for name, value in info.items() if name != "connect_urls"}
         await super()._process_info(info, initial_connection)
         self._max_payload = info.get("max_payload", self._max_payload)
+
+
+def _transport_of(transport: Any) -> asyncio.WriteTransport | None:
+    """Return asyncio's transport below nats-py's, of TCP and TLS or of a websocket; None where there is none yet."""
+    if (writer := getattr(transport, "_io_writer", None)) is not None:
+        found: asyncio.WriteTransport | None = writer.transport
+        return found
+    connection = getattr(getattr(transport, "_ws", None), "_conn", None)
+    return getattr(connection, "transport", None)

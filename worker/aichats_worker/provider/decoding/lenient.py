@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 
 _HIGH = ("\ud800", "\udbff")
+_COUNT_MAX = 2**63 - 1
 
 
 def loads(raw: bytes) -> Any:
@@ -26,6 +27,11 @@ def loads(raw: bytes) -> Any:
         return json.loads(raw.decode("utf-8", "replace"), strict=False)
     except RecursionError:
         raise ValueError("too deep") from None
+
+
+def tokens(value: object) -> int | None:
+    """Return a count as it may be passed on; None where it is none, or longer than the 64 bits of JSON and of OTLP."""
+    return value if type(value) is int and 0 <= value <= _COUNT_MAX else None
 
 
 class Halves:

@@ -8,9 +8,9 @@ from typing import Final, Self
 
 import aiohttp
 
-from aichats_worker.errors import BadResponse, DeadlineExceeded
-from aichats_worker.provider.decoding.packing import Unpacking, is_packed
-from aichats_worker.provider.http.failures import UPSTREAM_ERRORS, as_worker_error
+from aichats_worker.errors import BadResponse, DeadlineExceeded, ProviderUnavailable
+from aichats_worker.provider.decoding.packing import STEP_MAX_BYTES, Unpacking, is_packed
+from aichats_worker.provider.http.failures import CUT, UPSTREAM_ERRORS, as_worker_error
 
 SETTLE_SECONDS: Final = 0.1
 
@@ -147,17 +147,23 @@ class PackedAnswer(HttpAnswer):
         """Return what has arrived, unpacked.
 
         Raises:
-            WorkerError: As of any answer; BadResponse where it cannot be unpacked.
+            WorkerError: As of any answer, cut too where the packing ends before its time; BadResponse where it cannot
+                be unpacked.
         """
         while True:
             try:
-                if plain := self._unpacking.more():
-                    return plain
+                plain = self._unpacking.more()
             except ValueError:
                 raise BadResponse(
                     "the provider packed its answer in a way that nobody asked for (Content-Encoding); try again later"
                 ) from None
+            if plain:
+                if len(plain) == STEP_MAX_BYTES:  # one read may hold a thousand of these, and a timeout needs its turn
+                    await asyncio.sleep(0)
+                return plain
             if not (data := await super().read()):
+                if self._unpacking.is_cut:  # whoever packed it has died, and whoever relays it knows of nothing
+                    raise ProviderUnavailable(CUT)
                 return b""
             self._unpacking.feed(data)
 

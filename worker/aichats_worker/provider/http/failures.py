@@ -29,6 +29,7 @@ UPSTREAM_ERRORS = (
 )
 
 NAME_UNKNOWN = "the provider's name cannot be resolved; check the provider's URL and this machine's DNS"
+CUT = "the provider closed the connection before it had answered; try again"
 PROXY_UNREACHABLE = "the proxy cannot be reached; check PROVIDER_PROXY, or the request's proxy"
 PROXY_REFUSED = "the proxy refused the connection; check PROVIDER_PROXY, or the request's proxy"
 PROXY_CREDENTIALS = "the proxy demands other credentials; check PROVIDER_PROXY, or the request's proxy"
@@ -47,7 +48,7 @@ _SENTENCES: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
     ),
     (
         (aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError, ConnectionResetError, BrokenPipeError, EOFError),
-        "the provider closed the connection before it had answered; try again",
+        CUT,
     ),
     ((TimeoutError, ProxyTimeoutError), "the provider could not be reached in time; try again later"),
 )

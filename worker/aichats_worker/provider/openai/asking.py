@@ -63,10 +63,12 @@ class Dialects:
         return body
 
     def learns(self, asked: dict[str, Any], message: str) -> bool:
-        """Take note of a refusal's words; True where another body may now be taken."""
-        before = len(self._refused)
+        """Take note of a refusal's words; True where the body is another one now.
+
+        It may be another call that learnt it: all that were out at the same time are refused in the same words.
+        """
         if "stream_options" in asked and ("stream_options" in message or "include_usage" in message):
             self._refused.add((asked["model"], "stream_options"))
         if "max_tokens" in asked and "max_completion_tokens" in message:
             self._refused.add((asked["model"], "max_tokens"))
-        return len(self._refused) > before
+        return self.translated(asked) != asked

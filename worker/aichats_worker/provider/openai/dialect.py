@@ -13,7 +13,7 @@ import orjson
 from aichats_schemas.events import Usage
 from aichats_worker.errors import ContentFiltered
 from aichats_worker.provider import Finish, FinishReason
-from aichats_worker.provider.decoding.lenient import Halves, loads, whole
+from aichats_worker.provider.decoding.lenient import Halves, loads, tokens, whole
 from aichats_worker.provider.decoding.lines import LINE_MAX_BYTES, STRAY_MAX_BYTES, Lines, LineTooLong
 from aichats_worker.provider.refusals import Refusal, refusal_in
 
@@ -58,6 +58,7 @@ class OpenAIDecoder:
         self._finish_reason: FinishReason = "stop"
         self._thought = False
         self._refused = False
+        self._by_delta = False  # deltas gave text
 
     @property
     def broke_off(self) -> bool:
@@ -94,6 +95,7 @@ class OpenAIDecoder:
         text = self._line(rest) if rest else ""
         if self._object is not None:
             text += self._whole_answer(bytes(self._object))
+            self._object = None
         elif self._pending:
             text += self._flush()
         return text + self._halves.rest()
@@ -121,6 +123,9 @@ class OpenAIDecoder:
             return self._data(value.removeprefix(b" "))
         if name == b"event":
             self._event = value.strip()
+        elif name == b"error" and value.lstrip()[:1] == b"{":  # llama.cpp until 2025
+            self._event = name
+            return self._data(value)
         elif line.lstrip()[:1] == b"{" and not self.stray:
             self._object = bytearray()
             self._keep(line)
@@ -177,6 +182,8 @@ class OpenAIDecoder:
             return ""
         text = ""
         for value in pending:
+            if self.ended:  # what follows a hole is no answer
+                break
             text += self._data(value)
             if self._pending:
                 text += self._flush()
@@ -207,8 +214,7 @@ class OpenAIDecoder:
         choice = choices[0]
         if choice.get("index"):  # of several answers to one question, ours is the first
             return ""
-        said = choice.get("delta") or choice.get("message")
-        text = self._said(said) if isinstance(said, dict) else ""
+        text = self._said_in(choice)
         reason = choice.get("finish_reason")
         return text + self._finished(str(reason)[:_WORD_MAX_CHARS].lower(), choice) if reason else text
 
@@ -217,6 +223,15 @@ class OpenAIDecoder:
         if error or (error is not None and not choices):
             return True
         return not choices and (self._event == b"error" or chunk.get("object") == "error")
+
+    def _said_in(self, choice: dict[str, Any]) -> str:
+        """Some servers send both, Perplexity does: in a stream, the message is all that the deltas said until now."""
+        delta, message = choice.get("delta"), choice.get("message")
+        by_message = self._object is not None or not (delta or self._by_delta)
+        said: Any = (message or delta) if by_message else delta
+        text = self._said(said) if isinstance(said, dict) else ""
+        self._by_delta = self._by_delta or (bool(text) and not by_message)
+        return text
 
     def _said(self, said: dict[str, Any]) -> str:
         content = said.get("content")
@@ -264,8 +279,7 @@ class OpenAIDecoder:
     def _count(self, usage: Any) -> None:
         if not isinstance(usage, dict):
             return
-        used = [usage.get(name, usage.get(other)) for name, other in _USAGE]
-        counts = [count if isinstance(count, int) and count >= 0 else 0 for count in used]
+        counts = [tokens(usage.get(name)) or tokens(usage.get(other)) or 0 for name, other in _USAGE]
         if any(counts):
             self.usage = Usage(input_tokens=counts[0], output_tokens=counts[1], estimated=False)
 

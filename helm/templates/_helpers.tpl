@@ -21,15 +21,20 @@ app.kubernetes.io/instance: {{ $.Release.Name | quote }}
 app.kubernetes.io/component: {{ index . 1 | quote }}
 {{- end }}
 
+{{/* (list $ "component"), or with labels of the object's own: these win over the common ones, and the chart's over both,
+     so that no key stands twice, which strict readers (kustomize, post-renderers) refuse. */}}
 {{- define "worker.labels" -}}
+{{- $ := index . 0 -}}
+{{- $charts := include "worker.chartLabels" . | fromYaml -}}
+{{ toYaml (merge $charts (index (append . dict) 2) $.Values.commonLabels) }}
+{{- end }}
+
+{{- define "worker.chartLabels" -}}
 {{- $ := index . 0 -}}
 {{ include "worker.selector" . }}
 app.kubernetes.io/version: {{ $.Values.image.tag | default $.Chart.AppVersion | replace "+" "_" | trunc 63 | trimSuffix "-" | quote }}
 app.kubernetes.io/managed-by: {{ $.Release.Service | quote }}
 helm.sh/chart: {{ printf "%s-%s" $.Chart.Name $.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" | quote }}
-{{- with $.Values.commonLabels }}
-{{ toYaml . }}
-{{- end }}
 {{- end }}
 
 {{- define "worker.image" -}}
@@ -73,14 +78,15 @@ helm.sh/chart: {{ printf "%s-%s" $.Chart.Name $.Chart.Version | replace "+" "_" 
 {{- end }}
 
 {{/* The number of workers that the chart decides; nothing where an autoscaler does. A release that began with a fixed
-     number hands over what it has: a field that Helm takes away becomes 1 until the autoscaler acts. */}}
+     number hands over what it has: a field that Helm takes away becomes 1 until the autoscaler acts. None is no number
+     to hand over, unless the autoscaler may go that low: with 0, Kubernetes turns a HorizontalPodAutoscaler off. */}}
 {{- define "worker.replicas" -}}
 {{- if eq .Values.scaling.mode "none" -}}
 {{- .Values.scaling.replicas -}}
 {{- else -}}
 {{- $running := lookup "apps/v1" "Deployment" .Release.Namespace (include "worker.name" .) -}}
 {{- if and $running (not (dig "metadata" "annotations" "aichats-worker/replicas" "" $running)) -}}
-{{- $running.spec.replicas -}}
+{{- max (int64 .Values.scaling.minReplicas) (int64 $running.spec.replicas) -}}
 {{- end -}}
 {{- end -}}
 {{- end }}
@@ -260,10 +266,7 @@ terminationMessagePolicy: FallbackToLogsOnError
 {{- define "worker.smallPod" -}}
 {{- $ := index . 0 -}}
 labels:
-  {{- include "worker.labels" . | nindent 2 }}
-  {{- with $.Values.smallPods.labels }}
-  {{- toYaml . | nindent 2 }}
-  {{- end }}
+  {{- include "worker.labels" (append . $.Values.smallPods.labels) | nindent 2 }}
 annotations:
   {{- include "worker.podAnnotations" $.Values.smallPods.annotations | nindent 2 }}
 {{- end }}

@@ -38,13 +38,22 @@ def _rendered(values: str, release: str, kubernetes: str) -> str:
     return helm("template", release, str(CHART), "-f", "-", "--kube-version", kubernetes, "-n", "ai", given=values)
 
 
+class OnceEach(yaml.CSafeLoader):
+    """Refuses a key that stands twice, as kustomize and Helm's post-renderers do."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        assert len(keys) == len(set(keys)), f"a key stands twice among {keys}"
+        return super().construct_mapping(node, deep)
+
+
 @pytest.fixture
 def render() -> Render:
     """Render the chart with values, as its objects."""
 
     def call(values: dict[str, Any] | None = None, *, release: str = "chat", kubernetes: str = "1.37.0") -> Objects:
         text = _rendered(json.dumps(values or {}), release, kubernetes)
-        return [document for document in yaml.load_all(text, Loader=yaml.CSafeLoader) if document]
+        return [document for document in yaml.load_all(text, Loader=OnceEach) if document]
 
     return call
 

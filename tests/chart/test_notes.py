@@ -58,6 +58,13 @@ def test_what_may_surprise_is_said(values: dict[str, Any], words: str) -> None:
     assert words not in install({})
 
 
+def test_a_password_in_a_url_is_not_said() -> None:
+    said = install({"settings": {"NATS_URL": "nats://user:word@a.nats:4222, tls://token@b.nats"}})
+    assert "on nats://a.nats:4222, tls://b.nats." in said
+    assert "word" not in said
+    assert "token" not in said
+
+
 def test_the_readmes_example_of_least_rights_is_taken(render: Render) -> None:
     text = (CHART / "README.md").read_text()
     examples = [yaml.safe_load(block.partition("```")[0]) for block in text.split("```yaml\n")[1:]]

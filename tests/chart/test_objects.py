@@ -3,6 +3,7 @@ import re
 from typing import Any
 
 import pytest
+import yaml
 from cloudcoil.models.keda.v1alpha1 import ScaledObject
 from cloudcoil.models.prometheus_operator.v1 import PodMonitor, PrometheusRule
 from kubernetes_validate.utils import validate
@@ -11,6 +12,7 @@ from aichats_worker.broker.stopping import STOP_SECONDS
 from aichats_worker.commands.manners import STATUS_ERROR, STATUS_USAGE
 from aichats_worker.tracing.exporting import FLUSH_TIMEOUT_SECONDS
 from tests.chart.conftest import Objects, Render, container, deployment, environment, the
+from tests.chart.written import CHART
 
 # The oldest that Chart.yaml allows, one in the middle, and the newest that the schemas know.
 KUBERNETES = ("1.27.0", "1.32.0", "1.37.0")
@@ -160,6 +162,32 @@ def test_the_grace_period_is_longer_than_a_stop(render: Render, drain: float, gr
     spec = deployment(render({"settings": {"WORKER_DRAIN_TIMEOUT_SECONDS": drain}}))["spec"]["template"]["spec"]
     assert spec["terminationGracePeriodSeconds"] == grace
     assert grace > drain + STOP_SECONDS + FLUSH_TIMEOUT_SECONDS
+
+
+def test_compose_gives_a_stop_as_long_as_the_chart_does(render: Render) -> None:
+    grace = deployment(render())["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
+    services = yaml.safe_load((CHART.parent / "compose.yaml").read_text())["services"]
+    assert {name: services[name]["stop_grace_period"] for name in ("worker", "simulator")} == dict.fromkeys(
+        ("worker", "simulator"), f"{grace}s"
+    )
+
+
+def test_an_objects_own_label_wins_over_the_common_one_and_the_charts_over_both(render: Render) -> None:
+    component = "app.kubernetes.io/component"
+    own = {"team": "own", component: "x"}
+    objects = render(
+        {
+            "commonLabels": {"team": "common", component: "y"},
+            "podLabels": own,
+            "smallPods": {"labels": own},
+            "podMonitor": {"enabled": True, "labels": own},
+            "simulator": {"enabled": True},
+        }
+    )
+    labelled = [*pod_labels(objects), the(objects, "PodMonitor")["metadata"]["labels"]]
+    assert {labels["team"] for labels in labelled} == {"own"}
+    assert deployment(objects)["metadata"]["labels"]["team"] == "common"
+    assert {labels[component] for labels in labelled} == {"worker", "simulator", "provision", "test"}
 
 
 def test_the_broker_is_asked_about_for_readiness_alone(render: Render) -> None:

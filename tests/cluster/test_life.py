@@ -112,6 +112,10 @@ def test_an_autoscaler_that_takes_over_finds_the_workers_that_were_there(release
     for _ in ("taken over", "and upgraded after that"):
         release.upgrade(scaling={"mode": "hpa", "minReplicas": 2, "maxReplicas": 5})
         assert set(release.workers()) == before
+    # An autoscaler is off at 0, so it is not handed over.
+    release.upgrade(scaling={"replicas": 0})
+    release.upgrade(scaling={"mode": "hpa", "minReplicas": 2, "maxReplicas": 5})
+    assert len(release.workers()) == 2
     release.upgrade()
 
 

@@ -109,8 +109,8 @@ class Images:
         """Yield each image that the provider's JSON holds or names, as soon as it is there, and one Finish.
 
         Raises:
-            WorkerError: What came instead. Once images were made, Interrupted where they cannot be had: nobody makes
-                them again in the same attempt.
+            WorkerError: What came instead. Behind the first image Interrupted where one cannot be had: this provider is
+                not asked again in the same attempt.
         """
         found = await self._found(answer, question.options.get("n", 1), who.names)
         for number, source in enumerate(found.sources):

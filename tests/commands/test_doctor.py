@@ -98,6 +98,37 @@ async def test_each_provider_is_asked_with_its_key_and_for_its_models(
     assert "aichats" not in found, "who is not in WORKER_PROVIDERS is not looked at"
 
 
+@pytest.mark.parametrize(
+    ("settings", "finding"),
+    [
+        ({}, None),
+        (
+            {"OPENAI_IMAGE_MODELS": "dalle=other"},
+            (False, "takes the key, and has no model other: OPENAI_IMAGE_MODELS names it"),
+        ),
+        ({"OPENAI_IMAGE_API_KEY": "wrong"}, (False, "refuses the key (status 401): set OPENAI_IMAGE_API_KEY")),
+        (
+            {"OPENAI_IMAGE_API_KEY": "right", "OPENAI_IMAGE_MODELS": "dalle=llama"},
+            (True, "takes the key, and has llama"),
+        ),
+    ],
+    ids=["nothing is said of images", "model", "key", "well"],
+)
+async def test_where_images_come_from_is_looked_at_where_it_is_named(
+    nats_server: NatsServer, models: str, settings: dict[str, str], finding: tuple[bool, str] | None
+) -> None:
+    found = await findings(
+        NATS_URL=nats_server.url,
+        WORKER_PROVIDERS="openai",
+        OPENAI_BASE_URL=models,
+        OPENAI_API_KEY="right",
+        OPENAI_TEXT_MODELS="gpt-4=llama",
+        WORKER_JOBS="off",
+        **settings,
+    )
+    assert found.get("images") == (finding and (finding[0], f"{models} {finding[1]}"))
+
+
 async def test_a_port_that_somebody_else_has_is_named(nats_server: NatsServer, simulator: Simulator) -> None:
     port = simulator.url.rpartition(":")[2]
     found = await findings(NATS_URL=nats_server.url, AICHATS_URL=simulator.url, WORKER_HTTP_PORT=port)

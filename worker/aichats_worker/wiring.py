@@ -83,6 +83,16 @@ def openai_server(settings: Settings) -> Server:
     return Server(settings.openai_base_url, _plain(settings.openai_api_key), settings.openai_extra_headers)
 
 
+def openai_image_server(settings: Settings) -> Server:
+    """Return where its images come from: what no setting of their own says is as it is for text."""
+    server = openai_server(settings)
+    if settings.openai_image_base_url is not None:
+        server = replace(server, base_url=settings.openai_image_base_url, url_setting="OPENAI_IMAGE_BASE_URL")
+    if settings.openai_image_api_key is not None:
+        server = replace(server, api_key=_plain(settings.openai_image_api_key), key_setting="OPENAI_IMAGE_API_KEY")
+    return server
+
+
 def _aichats(settings: Settings, route_out: Route, limits_of_images: ImageLimits) -> Guarded:
     return AiChats(
         url=settings.aichats_url,
@@ -97,20 +107,11 @@ def _openai(settings: Settings, route_out: Route, limits_of_images: ImageLimits)
     server = openai_server(settings)
     return OpenAI(
         server,
-        image_server=_image_server(settings, server),
+        image_server=openai_image_server(settings),
         models=ModelTable(settings.text_models, settings.image_models),
         route=route_out,
         limits=limits_of_images,
     )
-
-
-def _image_server(settings: Settings, server: Server) -> Server:
-    """Return where images come from: what no setting of their own says is as it is for text."""
-    if settings.openai_image_base_url is not None:
-        server = replace(server, base_url=settings.openai_image_base_url, url_setting="OPENAI_IMAGE_BASE_URL")
-    if settings.openai_image_api_key is not None:
-        server = replace(server, api_key=_plain(settings.openai_image_api_key), key_setting="OPENAI_IMAGE_API_KEY")
-    return server
 
 
 def _image_limits(settings: Settings) -> ImageLimits:

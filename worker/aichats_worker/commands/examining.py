@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -16,6 +17,8 @@ from aichats_worker.commands.findings import Finding
 from aichats_worker.errors import WorkerError
 from aichats_worker.jobs.provision import Look, Provisioner
 from aichats_worker.jobs.streams import consumer_name
+from aichats_worker.provider.http.route import Route
+from aichats_worker.provider.openai.site import Server
 from aichats_worker.provider.reach import listed_models, reach
 from aichats_worker.settings import Settings
 from aichats_worker.urls import masked_url, masked_urls
@@ -123,30 +126,39 @@ async def _workers(nc: Client) -> Finding:
 
 async def provider_findings(settings: Settings) -> list[Finding]:
     """Look at each provider in WORKER_PROVIDERS: whether it answers, takes the key, and has the models."""
-    urls = wiring.provider_urls(settings)
-    return list(await asyncio.gather(*(_provider(name, url, settings) for name, url in urls.items())))
+    route, looks = wiring.route(settings), []
+    for name, url in wiring.provider_urls(settings).items():
+        if name != "openai":
+            looks.append(_site(name, url, route))
+            continue
+        server, images = wiring.openai_server(settings), wiring.openai_image_server(settings)
+        looks.append(_server("openai", server, settings.text_models, "OPENAI_TEXT_MODELS", route))
+        # Few servers of text make images: where nothing is said of images, nobody is waiting for them.
+        if images != server or "openai_image_models" in settings.model_fields_set:
+            looks.append(_server("images", images, settings.image_models, "OPENAI_IMAGE_MODELS", route))
+    return list(await asyncio.gather(*looks))
 
 
-async def _provider(name: str, url: str, settings: Settings) -> Finding:
+async def _site(name: str, url: str, route: Route) -> Finding:
     shown = masked_url(url)
     try:
-        if name == "openai":
-            return await _openai(shown, settings)
-        status = await reach(url, wiring.route(settings))
+        status = await reach(url, route)
     except WorkerError as error:
         return Finding(name, False, f"{shown} does not answer: {error.message}")
     return Finding(name, True, f"{shown} answers (status {status} for its front page)")
 
 
-async def _openai(shown: str, settings: Settings) -> Finding:
-    server = wiring.openai_server(settings)
-    status, models = await listed_models(server.at("/models"), server.credentials, wiring.route(settings))
+async def _server(name: str, server: Server, wanted: Mapping[str, str], setting: str, route: Route) -> Finding:
+    shown = masked_url(server.base_url)
+    try:
+        status, models = await listed_models(server.at("/models"), server.credentials, route)
+    except WorkerError as error:
+        return Finding(name, False, f"{shown} does not answer: {error.message}")
     if status in (401, 403):
-        return Finding("openai", False, f"{shown} refuses the key (status {status}): set {server.key_setting}")
+        return Finding(name, False, f"{shown} refuses the key (status {status}): set {server.key_setting}")
     if status != 200 or not models:
-        return Finding("openai", True, f"{shown} answers (status {status}), and lists no models")
-    lacking = sorted(set(settings.text_models.values()) - models)
+        return Finding(name, True, f"{shown} answers (status {status}), and lists no models")
+    lacking = sorted(set(wanted.values()) - models)
     if lacking:
-        says = f"{shown} takes the key, and has no model {', '.join(lacking)}: OPENAI_TEXT_MODELS names it"
-        return Finding("openai", False, says)
-    return Finding("openai", True, f"{shown} takes the key, and has {', '.join(settings.text_models.values())}")
+        return Finding(name, False, f"{shown} takes the key, and has no model {', '.join(lacking)}: {setting} names it")
+    return Finding(name, True, f"{shown} takes the key, and has {', '.join(wanted.values())}")

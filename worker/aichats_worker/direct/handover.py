@@ -35,6 +35,7 @@ QUESTION_TIMEOUT_SECONDS: Final = 0.8
 TAKE_TIMEOUT_SECONDS: Final = 2.0
 # A slot that was free can be gone when the request comes: ask again, for so long.
 LOOK_SECONDS: Final = 3.0
+PAUSE_SECONDS: Final = 0.02  # before the next question: whoever has nothing says so at once
 OFFER_SECONDS: Final = 4.0
 CARRIED: Final = ("correlation_id", "traceparent", "tracestate")
 CARRIED_MAX_CHARS: Final = 256
@@ -240,6 +241,7 @@ class Handover:
                 place = await self._place(self._nc, call)
                 if place and await self._taken(self._nc, call, place, taken):
                     raise HandedOver
+                await asyncio.sleep(PAUSE_SECONDS)
             except NoRespondersError:
                 break
             except NatsError as error:

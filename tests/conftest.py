@@ -4,6 +4,7 @@
 """
 
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -31,6 +32,9 @@ hypothesis_settings.load_profile("tests")
 
 # Else each of the hundreds of processes that are started here compiles all that it imports anew: most of its time.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# A shell that starts pytest in the background has it ignore Ctrl-C, or a hang-up, and so would all that it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 sys.dont_write_bytecode = False
 
 if TYPE_CHECKING:

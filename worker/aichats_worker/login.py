@@ -1,9 +1,7 @@
 """How the broker is reached, by the settings. It is all that most commands need of them; wiring.py has the rest."""
 
-from pydantic import SecretStr
-
 from aichats_worker.broker.access import Access
-from aichats_worker.settings import Settings
+from aichats_worker.settings import Settings, plain
 from aichats_worker.urls import without_credentials
 
 
@@ -17,8 +15,8 @@ def access(settings: Settings) -> Access:
         creds=settings.nats_creds,
         nkey=settings.nats_nkey,
         user=settings.nats_user if own else user if password is not None else None,
-        password=_plain(settings.nats_password) if own else password,
-        token=_plain(settings.nats_token) if own else user if password is None else None,
+        password=plain(settings.nats_password) if own else password,
+        token=plain(settings.nats_token) if own else user if password is None else None,
         ca=settings.nats_ca,
         cert=settings.nats_cert,
         key=settings.nats_key,
@@ -26,7 +24,3 @@ def access(settings: Settings) -> Access:
         inbox_prefix=settings.nats_inbox_prefix,
         js_domain=settings.nats_js_domain,
     )
-
-
-def _plain(secret: SecretStr | None) -> str | None:
-    return secret.get_secret_value() if secret is not None else None

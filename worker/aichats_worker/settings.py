@@ -365,6 +365,11 @@ def settings_without_environment(**values: Any) -> Settings:
     return _WithoutEnvironment(**values)
 
 
+def plain(secret: SecretStr | None) -> str | None:
+    """Return what a secret setting holds, for whoever has to send it; None where it is not set."""
+    return secret.get_secret_value() if secret is not None else None
+
+
 class _WithoutEnvironment(Settings):
     @classmethod
     def settings_customise_sources(

@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from pydantic import SecretStr
-
 from aichats_schemas import __version__
 from aichats_worker import login
 from aichats_worker.provider import Offers, OpenedProvider
@@ -19,7 +17,7 @@ from aichats_worker.provider.openai import OpenAI
 from aichats_worker.provider.openai.site import ModelTable, Server
 from aichats_worker.provider.opening import open_provider
 from aichats_worker.request.call import Limits
-from aichats_worker.settings import Settings
+from aichats_worker.settings import Settings, plain
 
 
 def described(settings: Settings, offers: Offers) -> dict[str, Any]:
@@ -60,7 +58,7 @@ def route(settings: Settings, environment: Mapping[str, str] = os.environ) -> Ro
     """Return how providers are reached; the proxies of the environment are read as other programs do."""
     named = {name: environment.get(name.lower()) or environment.get(name) or "" for name in ("HTTPS_PROXY", "NO_PROXY")}
     return Route(
-        proxy=_plain(settings.provider_proxy),
+        proxy=plain(settings.provider_proxy),
         environment=Environment(named["HTTPS_PROXY"], named["NO_PROXY"]),
         timeouts=Timeouts(
             connect=settings.provider_connect_timeout_seconds,
@@ -80,7 +78,7 @@ def provider_urls(settings: Settings) -> dict[str, str]:
 
 def openai_server(settings: Settings) -> Server:
     """Return the OpenAI-compatible server that is named, and how it is let in."""
-    return Server(settings.openai_base_url, _plain(settings.openai_api_key), settings.openai_extra_headers)
+    return Server(settings.openai_base_url, plain(settings.openai_api_key), settings.openai_extra_headers)
 
 
 def openai_image_server(settings: Settings) -> Server:
@@ -89,14 +87,14 @@ def openai_image_server(settings: Settings) -> Server:
     if settings.openai_image_base_url is not None:
         server = replace(server, base_url=settings.openai_image_base_url, url_setting="OPENAI_IMAGE_BASE_URL")
     if settings.openai_image_api_key is not None:
-        server = replace(server, api_key=_plain(settings.openai_image_api_key), key_setting="OPENAI_IMAGE_API_KEY")
+        server = replace(server, api_key=plain(settings.openai_image_api_key), key_setting="OPENAI_IMAGE_API_KEY")
     return server
 
 
 def _aichats(settings: Settings, route_out: Route, limits_of_images: ImageLimits) -> Guarded:
     return AiChats(
         url=settings.aichats_url,
-        cookie=_plain(settings.aichats_cookie),
+        cookie=plain(settings.aichats_cookie),
         user_agent=settings.aichats_user_agent,
         route=route_out,
         limits=limits_of_images,
@@ -132,7 +130,3 @@ def _policy(settings: Settings) -> DoorPolicy:
         calls_per_minute=settings.provider_calls_per_minute_max,
         concurrent_calls=settings.provider_concurrent_calls_max,
     )
-
-
-def _plain(secret: SecretStr | None) -> str | None:
-    return secret.get_secret_value() if secret is not None else None

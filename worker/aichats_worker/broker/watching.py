@@ -55,7 +55,7 @@ class ConnectionWatch(Collector):
         self.closing = False
 
     def over(self, nc: ComesBack) -> None:
-        """ConnectionWatch this connection."""
+        """Watch this connection."""
         self._nc = nc
 
     def disconnected(self) -> str:

@@ -39,6 +39,21 @@ def resident_bytes(pid: int) -> int:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS")), 0)
 
 
+async def output_of(process: asyncio.subprocess.Process, timeout_seconds: float) -> tuple[bytes, bytes]:
+    """What a process writes until it ends; one that takes longer is killed.
+
+    Raises:
+        TimeoutError: It took longer.
+    """
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            return await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
 class Running(Protocol):
     """What is used of subprocess.Popen; tests/containers.py has another that does the same."""
 

@@ -20,6 +20,7 @@ from nats.errors import Error as NatsError
 
 from aichats_worker.simulator.broker import binary
 from benchmarks.chaos.plan import ACK_WAIT_SECONDS, STREAMS
+from tests.processes import output_of
 
 BROKERS: Final = 3
 API_TIMEOUT_SECONDS: Final = 2.0
@@ -120,13 +121,7 @@ class Cluster:
             sys.executable, "-m", "aichats_worker", *arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             env=os.environ | {"NATS_URL": self.url, "WORKER_ACK_WAIT_SECONDS": f"{ACK_WAIT_SECONDS:g}"},
         )  # fmt: skip
-        try:
-            async with asyncio.timeout(PERSIST_SECONDS):
-                said, _ = await process.communicate()
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
+        said, _ = await output_of(process, PERSIST_SECONDS)
         return said.decode() if process.returncode else ""
 
     async def leader(self, nc: Client, stream: str) -> Broker:

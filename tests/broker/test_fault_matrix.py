@@ -18,6 +18,7 @@ from nats.errors import Error as NatsError
 
 from aichats_worker.app import App
 from tests.broker.identities import Key
+from tests.broker.pair import route
 from tests.conftest import StartWorker
 from tests.direct.test_corridor import until
 from tests.link import Link, linked
@@ -144,12 +145,12 @@ async def world_of(
     more, other = "", None
     ports = free_port(), free_port()
     if fault.startswith("the broker retires"):
-        more = f'lame_duck_duration: "30s"\nlame_duck_grace_period: "1s"\n{_cluster(*ports)}'
+        more = f'lame_duck_duration: "30s"\nlame_duck_grace_period: "1s"\n{route(*ports)}'
     limits = "limits { max_subscriptions: 60 }" if "limit of subscriptions" in fault else ""
     server = own_nats_server(config(limits=limits, more=more), jetstream=not more)
     if more:
         other = own_nats_server(
-            config(more=_cluster(*reversed(ports))).replace("server_name: s", "server_name: t"), jetstream=False
+            config(more=route(*reversed(ports))).replace("server_name: s", "server_name: t"), jetstream=False
         )
     async with linked(server.port) as link:
         jobs = {"worker_jobs": JOBS and other is None, "worker_ack_wait_seconds": 3}
@@ -165,10 +166,6 @@ async def world_of(
         await app.drain()
         if other:
             server.kill()  # one that retires takes its time
-
-
-def _cluster(mine: int, other: int) -> str:
-    return f'cluster {{ name: c, listen: "127.0.0.1:{mine}", routes: ["nats://127.0.0.1:{other}"] }}\n'
 
 
 async def stream(nc: Client, subject: str, body: bytes, **headers: str) -> list[Any]:

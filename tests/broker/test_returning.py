@@ -22,6 +22,7 @@ from aichats_worker.settings import load_settings
 from aichats_worker.simulator.answers import words
 from aichats_worker.simulator.server import Simulator
 from tests.broker.identities import Key, Operator
+from tests.broker.pair import MakeServer, pair
 from tests.conftest import SpawnWorker, StartWorker
 from tests.direct.test_corridor import outcomes, until
 from tests.link import linked
@@ -30,8 +31,6 @@ from tests.requester import Exchange, ask, text_of
 
 REQ = "ai.v1.req.text.default"
 SHORT = b"[sim: words=1]"
-
-MakeServer = Callable[..., NatsServer]
 
 
 def users(*, password: str = "p", rights: str = "", limits: str = "") -> str:  # noqa: S107
@@ -165,15 +164,7 @@ async def test_a_jwt_that_expires_costs_no_more_than_a_broker_restart(
 async def test_credentials_of_a_url_hold_for_a_server_that_was_only_heard_of(
     own_nats_server: MakeServer, start_worker: StartWorker
 ) -> None:
-    ports = free_port(), free_port()
-
-    def config(name: str, mine: int, other: int) -> str:
-        user = '{user: u, password: "p/q"}'
-        cluster = f'cluster {{ name: c, listen: "127.0.0.1:{mine}", routes: ["nats://127.0.0.1:{other}"] }}'
-        return f"server_name: {name}\nauthorization {{ users: [ {user} ] }}\n{cluster}\n"
-
-    first = own_nats_server(config("a", *ports), jetstream=False)
-    own_nats_server(config("b", *reversed(ports)), jetstream=False)
+    first, _ = pair(own_nats_server, 'authorization { users: [ {user: u, password: "p/q"} ] }')
     app = await start_worker(nats_url=first.url.replace("//", "//u:p%2Fq@"))
     await until(lambda: bool(app.broker.connection.discovered_servers))
     first.stop()
@@ -184,14 +175,7 @@ async def test_a_worker_moves_before_a_retiring_broker_throws_it_out_and_loses_n
     own_nats_server: MakeServer, start_worker: StartWorker
 ) -> None:
     """A slow link: what the old broker sends to the worker is under way for a while, and so is the worker's leaving."""
-    ports = free_port(), free_port()
-
-    def config(name: str, mine: int, other: int) -> str:
-        cluster = f'cluster {{ name: c, listen: "127.0.0.1:{mine}", routes: ["nats://127.0.0.1:{other}"] }}'
-        return f'server_name: {name}\nlame_duck_duration: "60s"\nlame_duck_grace_period: "30s"\n{cluster}\n'
-
-    old = own_nats_server(config("a", *ports), jetstream=False)
-    new = own_nats_server(config("b", *reversed(ports)), jetstream=False)
+    old, new = pair(own_nats_server, 'lame_duck_duration: "60s"\nlame_duck_grace_period: "30s"')
     nc = await nats.connect(new.url)
     async with linked(old.port) as link:
         app = await start_worker(nats_url=link.url, worker_drain_timeout_seconds=5)
@@ -488,14 +472,7 @@ async def test_a_worker_serves_over_websockets_and_comes_back(
 async def test_a_broker_that_retires_loses_no_event_of_a_worker_that_can_go_elsewhere(
     own_nats_server: MakeServer, start_worker: StartWorker, probe: Any
 ) -> None:
-    ports = free_port(), free_port()
-
-    def config(name: str, mine: int, other: int) -> str:
-        cluster = f'cluster {{ name: c, listen: "127.0.0.1:{mine}", routes: ["nats://127.0.0.1:{other}"] }}'
-        return f'server_name: {name}\nlame_duck_duration: "30s"\nlame_duck_grace_period: "1s"\n{cluster}\n'
-
-    first = own_nats_server(config("a", *ports), jetstream=False)
-    second = own_nats_server(config("b", *reversed(ports)), jetstream=False)
+    first, second = pair(own_nats_server, 'lame_duck_duration: "30s"\nlame_duck_grace_period: "1s"')
     app = await start_worker(nats_url=first.url)
     await until(lambda: bool(app.broker.connection.discovered_servers))
     nc = await nats.connect(second.url)

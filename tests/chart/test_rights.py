@@ -1,6 +1,5 @@
 """The chart under docs/nats-server.conf: what workers, provision Job and `helm test` are rendered to is run there."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from aichats_worker.simulator.server import start_simulator
 from tests.broker.secured import Secured
 from tests.chart.conftest import Objects, Render, deployment, the
 from tests.commands.test_commands import Ran, start
-from tests.processes import WorkerProcess
+from tests.processes import WorkerProcess, output_of
 
 pytestmark = pytest.mark.timeout(240)  # a server, a worker and two commands, on a machine that does other things
 RUN_TIMEOUT_SECONDS = 90.0
@@ -56,13 +55,7 @@ def environment(pod: dict[str, Any], directory: Path) -> dict[str, str]:
 async def run(pod: dict[str, Any], site: Secured) -> Ran:
     """What a pod runs, to its end."""
     process = await start(*pod["containers"][0]["args"], **environment(pod, site.directory))  # type: ignore[arg-type]
-    try:
-        async with asyncio.timeout(RUN_TIMEOUT_SECONDS):
-            out, err = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+    out, err = await output_of(process, RUN_TIMEOUT_SECONDS)
     assert process.returncode is not None
     return Ran(process.returncode, out, err.decode())
 

@@ -21,7 +21,7 @@ from aichats_worker.simulator.server import Simulator
 from tests.conftest import StartWorker
 from tests.examples import browser
 from tests.jobs.test_jobs import serving_jobs
-from tests.processes import ROOT, NatsServer, free_port
+from tests.processes import ROOT, NatsServer, free_port, output_of
 
 RUN_TIMEOUT_SECONDS = 90.0
 INSTALL_TIMEOUT_SECONDS = 60.0
@@ -42,13 +42,7 @@ async def start(*command: str | Path, cwd: Path, **environment: str) -> asyncio.
 
 
 async def output(process: asyncio.subprocess.Process, status: int = 0) -> str:
-    try:
-        async with asyncio.timeout(RUN_TIMEOUT_SECONDS):
-            out, _ = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+    out, _ = await output_of(process, RUN_TIMEOUT_SECONDS)
     assert process.returncode == status, out.decode()
     return out.decode()
 

@@ -84,6 +84,12 @@ class Broker:
     async def jobs_left(self) -> int:
         return int((await self.js.stream_info("AIJOBS")).state.messages)
 
+    async def asked_for(self) -> None:
+        """Wait until a worker asks for text jobs: what is submitted next goes there."""
+        async with asyncio.timeout(WAIT_SECONDS):
+            while not (await self.js.consumer_info("AIJOBS", "ai-workers-text")).num_waiting:
+                await asyncio.sleep(0.02)
+
     async def removed(self) -> None:
         """Wait until no job is in the queue."""
         async with asyncio.timeout(WAIT_SECONDS):

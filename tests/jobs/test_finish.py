@@ -197,6 +197,12 @@ async def test_an_end_that_its_reply_subject_cannot_take_any_more_keeps_no_job_i
     await nc.close()
 
 
+async def made_anew(broker: Broker) -> None:
+    """Delete the queue under running jobs, and make another."""
+    await broker.js.delete_stream("AIJOBS")
+    await provisioner(Bus(broker.nc, broker.js), ack_wait_seconds=10).apply()
+
+
 async def test_a_job_that_ends_after_its_queue_was_made_anew_takes_no_other_with_it(
     broker: Broker, start_jobs: StartJobs
 ) -> None:
@@ -205,8 +211,7 @@ async def test_a_job_that_ends_after_its_queue_was_made_anew_takes_no_other_with
     await broker.submit("[sim: words=30 pause=0.1]", "old")
     await broker.content()
     draining = asyncio.create_task(first.drain())
-    await broker.js.delete_stream("AIJOBS")
-    await provisioner(Bus(broker.nc, broker.js), ack_wait_seconds=10).apply()
+    await made_anew(broker)
     await broker.submit("[sim: words=2]", "new")
     assert (await broker.end())[-1].id == "old"
     assert await draining == 0
@@ -224,8 +229,7 @@ async def test_a_job_that_ends_after_its_queue_was_made_anew_takes_none_with_it_
     await broker.submit("[sim: words=40 pause=0.1]", "old")
     await broker.content()
     draining = asyncio.create_task(first.drain())
-    await broker.js.delete_stream("AIJOBS")
-    await provisioner(Bus(broker.nc, broker.js), ack_wait_seconds=10).apply()
+    await made_anew(broker)
     await start_jobs()
     await broker.submit("[sim: times=1 status=429 retry-after=8] [sim: words=2]", "new")
     assert (await broker.end())[-1].id == "old"
@@ -242,8 +246,7 @@ async def test_a_job_of_an_id_that_was_there_before_its_queue_was_made_anew_has_
     await broker.end()
     await broker.removed()
     await broker.js.purge_stream("AIOUT")
-    await broker.js.delete_stream("AIJOBS")
-    await provisioner(Bus(broker.nc, broker.js), ack_wait_seconds=10).apply()
+    await made_anew(broker)
     await broker.submit("[sim: status=400]")
     await broker.end()
     await broker.removed()

@@ -494,9 +494,7 @@ async def test_a_stale_delivery_that_is_given_back_takes_the_job_from_nobody(
         late = await start_worker(nats_url=link.url, worker_jobs=True, **settings)
         await serving_jobs(late)
         await broker.listen()
-        async with asyncio.timeout(WAIT_SECONDS):
-            while not (await broker.js.consumer_info("AIJOBS", "ai-workers-text")).num_waiting:
-                await asyncio.sleep(0.02)
+        await broker.asked_for()
         link.down.clear()
         await Exchange(broker.nc).send("ai.v1.req.text.t", b"[sim: words=200 pause=0.1]")
         await broker.submit("[sim: words=60 pause=0.1]")
@@ -520,9 +518,7 @@ async def test_a_stale_delivery_that_begins_before_a_retry_is_due_is_not_taken_f
         late = await start_worker(nats_url=link.url, worker_jobs=True, **settings)
         await serving_jobs(late)
         await broker.listen()
-        async with asyncio.timeout(WAIT_SECONDS):
-            while not (await broker.js.consumer_info("AIJOBS", "ai-workers-text")).num_waiting:
-                await asyncio.sleep(0.02)
+        await broker.asked_for()
         link.down.clear()
         simulator.script(b"no", status=429, headers={"retry-after": "3"})
         await broker.submit("[sim: words=50 pause=0.1]")

@@ -19,7 +19,8 @@ from nats.errors import FlushTimeoutError, StaleConnectionError
 from aichats_worker.broker.access import Identity
 from aichats_worker.broker.connecting import Connection
 from tests.broker.identities import Key
-from tests.broker.test_returning import MakeServer, users
+from tests.broker.pair import MakeServer, pair
+from tests.broker.test_returning import users
 from tests.direct.test_corridor import until
 from tests.link import Link, linked
 from tests.processes import NatsServer, free_port
@@ -164,16 +165,9 @@ async def test_the_answer_to_a_flush_that_was_given_up_ends_nats_pys_reading(lin
 async def test_nats_py_forgets_the_websocket_of_a_server_that_it_heard_of(
     own_nats_server: MakeServer, bare: Any
 ) -> None:
-    ports = free_port(), free_port()
-
-    def config(name: str, mine: int, other: int) -> str:
-        cluster = f'cluster {{ name: c, listen: "127.0.0.1:{mine}", routes: ["nats://127.0.0.1:{other}"] }}'
-        return f'server_name: {name}\nwebsocket {{ listen: "127.0.0.1:{free_port()}", no_tls: true }}\n{cluster}\n'
-
-    first = config("a", *ports)
-    own_nats_server(first, jetstream=False)
-    own_nats_server(config("b", *reversed(ports)), jetstream=False)
-    port = first.partition('listen: "127.0.0.1:')[2].partition('"')[0]
+    port = free_port()
+    websockets = (f'websocket {{ listen: "127.0.0.1:{each}", no_tls: true }}' for each in (port, free_port()))
+    pair(own_nats_server, *websockets)
     async with asyncio.timeout(60):
         while not (nc := await bare(f"ws://127.0.0.1:{port}")).discovered_servers:
             await asyncio.sleep(0.1)  # the two have not met yet

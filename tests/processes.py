@@ -1,7 +1,9 @@
 """Real processes for the tests: nats-server, and workers that can be killed."""
 
 import asyncio
+import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -17,14 +19,20 @@ from aichats_worker.simulator.broker import binary
 ROOT = Path(__file__).parent.parent
 START_TIMEOUT_SECONDS = 60.0  # on a machine that is busy with other tests
 STOP_TIMEOUT_SECONDS = 10.0
+_DICE = random.SystemRandom()
 
 
 def free_port() -> int:
-    """A TCP port on loopback that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port on loopback that nobody listens on at this moment.
+
+    It is below those that the system gives to outgoing connections and to whoever asks for any: until a server of ours
+    takes it, no other does. Not by the `random` that Hypothesis seeds: processes side by side would draw the same.
+    """
+    while True:
+        port = _DICE.randint(10_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def cpu_seconds(pid: int) -> float:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import os
 import random
 import shutil
@@ -10,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol, Self
 from urllib.request import urlopen
@@ -19,20 +21,35 @@ from aichats_worker.simulator.broker import binary
 ROOT = Path(__file__).parent.parent
 START_TIMEOUT_SECONDS = 60.0  # on a machine that is busy with other tests
 STOP_TIMEOUT_SECONDS = 10.0
-_DICE = random.SystemRandom()
+PORTS = range(10_000, 32_000)  # below those that the system gives to outgoing connections and to whoever asks for any
+PORTS_OF_A_PROCESS = 200
+
+
+def _own_ports() -> Iterator[int]:
+    """The ports of this process, over and over: it holds the first of its block, and nobody draws from a block held.
+
+    Else two processes of tests draw one port, each before the server of the other has taken it.
+    """
+    starts = list(PORTS[::PORTS_OF_A_PROCESS])
+    random.SystemRandom().shuffle(starts)  # not by the `random` that Hypothesis seeds
+    for start in starts:
+        with contextlib.suppress(OSError):
+            _HELD.bind(("127.0.0.1", start))
+            return itertools.cycle(range(start + 1, start + PORTS_OF_A_PROCESS))
+    raise AssertionError("the first port of each block is taken")
+
+
+_HELD = socket.socket()  # until the process ends
+_PORTS = _own_ports()
 
 
 def free_port() -> int:
-    """A TCP port on loopback that nobody listens on at this moment.
-
-    It is below those that the system gives to outgoing connections and to whoever asks for any: until a server of ours
-    takes it, no other does. Not by the `random` that Hypothesis seeds: processes side by side would draw the same.
-    """
-    while True:
-        port = _DICE.randint(10_000, 32_000)
+    """A TCP port on loopback that nobody listens on, and that no other process of tests comes to."""
+    for port in itertools.islice(_PORTS, PORTS_OF_A_PROCESS):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
+    raise AssertionError("all ports of this process are taken")
 
 
 def cpu_seconds(pid: int) -> float:

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from aichats_worker.provider.http.addresses import guarded_socket
+from aichats_worker.provider.http.protocol import Connector
 from aichats_worker.provider.http.socks import SocksConnector
 
 SESSIONS_MAX: Final = 32
@@ -72,7 +73,7 @@ class Sessions:
             SocksConnector(socks, guarded=guarded, timeout=self._connect_seconds)
             if socks is not None
             # limit=0: the worker's slots bound the calls; aiohttp would queue silently.
-            else aiohttp.TCPConnector(limit=0, socket_factory=guarded_socket if guarded else None)
+            else Connector(limit=0, socket_factory=guarded_socket if guarded else None)
         )
         return aiohttp.ClientSession(
             connector=connector,

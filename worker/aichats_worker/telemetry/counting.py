@@ -5,8 +5,7 @@ All that can be counted begins at zero, so that the first of its kind is seen as
 
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, Final, Literal, get_args
@@ -71,6 +70,31 @@ class Labelled(dict[tuple[str, ...], Any]):
     def __missing__(self, values: tuple[str, ...]) -> Any:
         child = self[values] = self._family.labels(*values)
         return child
+
+
+class Counted:
+    """A request at work, until the block ends.
+
+    Args:
+        account: What is known of it.
+        running: How many there are of its kind.
+        ended: Is told the account, and when it began.
+    """
+
+    __slots__ = ("_account", "_ended", "_running", "_started")
+
+    def __init__(self, account: Account, running: Gauge, ended: Callable[[Account, float], object]) -> None:
+        self._account = account
+        self._running = running
+        self._ended = ended
+        self._started = time.monotonic()
+
+    def __enter__(self) -> None:
+        self._running.inc()
+
+    def __exit__(self, *_: object) -> None:
+        self._running.dec()
+        self._ended(self._account, self._started)
 
 
 class Telemetry:
@@ -143,17 +167,9 @@ class Telemetry:
         """
         Gauge(f"aichats_{name}", says, registry=self.registry).set_function(read)
 
-    @contextmanager
-    def request(self, account: Account) -> Iterator[None]:
-        """Count and time a request. The caller tells the account how it ended."""
-        started = time.monotonic()
-        running = self._running[account.kind,]
-        running.inc()
-        try:
-            yield
-        finally:
-            running.dec()
-            self._ended(account, started)
+    def request(self, account: Account) -> "Counted":
+        """Count and time a request until the block ends. The caller tells the account how it ended."""
+        return Counted(account, self._running[account.kind,], self._ended)
 
     def _ended(self, account: Account, started: float) -> None:
         seconds = time.monotonic() - started

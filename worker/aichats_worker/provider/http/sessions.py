@@ -1,9 +1,7 @@
 """The sessions that calls go out through: made when first needed, kept, and bounded."""
 
 from collections import OrderedDict
-from collections.abc import Callable
-from types import SimpleNamespace
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -79,7 +77,6 @@ class Sessions:
             connector=connector,
             timeout=_NO_TIMEOUT,
             cookie_jar=aiohttp.DummyCookieJar(),
-            trace_configs=[_tracing()],
             headers={"Accept-Encoding": "identity"},
             auto_decompress=False,  # an encoding that aiohttp does not know would cost the status: PackedAnswer does it
             max_line_size=HEADER_MAX_BYTES,
@@ -100,18 +97,3 @@ class Sessions:
 def is_socks(proxy: str | None) -> bool:
     """Say whether this is a SOCKS proxy's URL."""
     return proxy is not None and urlsplit(proxy).scheme in ("socks5", "socks5h")
-
-
-def _tracing() -> aiohttp.TraceConfig:
-    """Tell each call's clock when its headers are out, and whether its connection had been used before."""
-    tracing = aiohttp.TraceConfig()
-    tracing.on_request_headers_sent.append(_telling(lambda clock: clock.headers_sent()))
-    tracing.on_connection_reuseconn.append(_telling(lambda clock: clock.connection_reused()))
-    return tracing
-
-
-def _telling(tell: Callable[[Any], object]) -> Any:
-    async def told(_session: aiohttp.ClientSession, context: SimpleNamespace, _params: object) -> None:
-        tell(context.trace_request_ctx)
-
-    return told

@@ -13,7 +13,7 @@ from python_socks.async_.asyncio.v2 import Proxy
 from aichats_worker.errors import ProviderUnavailable
 from aichats_worker.provider.http.addresses import public_address
 from aichats_worker.provider.http.failures import NAME_UNKNOWN
-from aichats_worker.provider.http.protocol import Protocol
+from aichats_worker.provider.http.protocol import Protocol, Telling
 
 SOCKS_PORT = 1080
 
@@ -26,7 +26,7 @@ class _Protocol(Protocol):
         self._writer = writer
 
 
-class SocksConnector(ProxyConnector):
+class SocksConnector(Telling, ProxyConnector):
     """Connects through one SOCKS5 proxy.
 
     aiohttp-socks can leave the resolving to python-socks, but then nobody sees the address before it is connected to.

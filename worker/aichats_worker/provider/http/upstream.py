@@ -57,7 +57,7 @@ class _Clock:
         self._timer = timer
         self._first_byte = timeouts.first_byte
 
-    def connected(self, reused: bool) -> None:  # noqa: FBT001 - called with it alone
+    def connected(self, reused: bool) -> None:
         """The request goes out now."""
         self.reused = reused
         self.phase, self.seconds = "first_byte", self._first_byte

@@ -2,9 +2,9 @@
 
 The worker runs under valgrind's callgrind, which counts and does not time. What ticks in the worker by the clock is
 counted by itself first, and taken off for the seconds that each round took: a busy machine shows nearly the same. The
-figures are compared with benchmarks/instructions.json: what is more than 5 % worse twice in a row ends with status 1 and
-both numbers. `--write` keeps what was counted there instead. They hold for one version of Python and one kind of event
-loop; where none are kept for those, or there is no valgrind, it says so and compares nothing.
+figures are compared with benchmarks/instructions.json: what is more than 5 % worse twice in a row ends with status 1
+and both numbers. `--write` keeps what was counted there instead. They hold for one version of Python and one kind of
+event loop; where none are kept for those, or there is no valgrind, it says so and compares nothing.
 """
 
 import argparse

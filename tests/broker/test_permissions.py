@@ -85,6 +85,11 @@ async def jobs_are_done(party: Party, tenant: str) -> None:
     await submit(js, "image", "[sim: bytes=100]", request_id="picture", tenant=tenant)
     assert (await whole(resume(party.nc, "picture", tenant=tenant))).images == [simulated_image("png", 100)]
 
+    # Its acknowledgement lies in another job's record, of a tenant that is a user: read over.
+    await party.nc.publish(f"ai.v1.job.text.{tenant}.other", b"[sim: words=1]", reply=f"ai.v1.out.{tenant}.kept")
+    await whole(resume(party.nc, "other", tenant=tenant))
+    assert (await whole(resume(party.nc, "kept", tenant=tenant))).text == "".join(words(3))
+
     inbox = party.nc.new_inbox()
     heard = await party.listen(inbox)
     await submit(js, "text", "[sim: words=2]", request_id="told", tenant=tenant, reply_to=inbox)

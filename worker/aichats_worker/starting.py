@@ -15,7 +15,7 @@ from typing import Any
 
 
 class _Later(ModuleType):
-    """Stands for a module until something of it is wanted."""
+    """Stands for a module until something of it is wanted. importlib's LazyLoader is asked at the second `import`."""
 
     def __getattr__(self, name: str) -> Any:
         if sys.modules.get(self.__name__) is self:

@@ -138,6 +138,7 @@ class Cancels:
     async def _elsewhere(self, tenant: str, request_id: str) -> bool | None:
         """Ask the others, and look into the queue meanwhile. None where it is to be looked at again."""
         asking = asyncio.create_task(self._by_another(tenant, request_id), name="cancel-elsewhere")
+        asking.add_done_callback(_heard)
         try:
             try:
                 async with asyncio.timeout(QUEUE_TIMEOUT_SECONDS):
@@ -209,6 +210,7 @@ class Cancels:
             self._jobs.finish.end(job, record, Cancelled(CANCELLED), failed=record.mark.failed, stored=stored.set),
             name="cancel-end",
         )
+        ending.add_done_callback(_heard)
         waiting = asyncio.create_task(stored.wait(), name="cancel-stored")
         try:
             await asyncio.wait({ending, waiting}, return_when=asyncio.FIRST_COMPLETED)
@@ -229,6 +231,12 @@ class Cancels:
     def _keep(self, task: asyncio.Task[None]) -> None:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _heard(task: asyncio.Task[Any]) -> None:
+    """What became of it may be of no use any more: then it is no error that nobody asks."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _left(ending: asyncio.Task[None]) -> None:

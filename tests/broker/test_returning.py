@@ -452,7 +452,6 @@ async def test_a_broker_that_wants_tls_first_is_named_and_then_reached(
     assert app.health.ready()[0]
 
 
-@pytest.mark.filterwarnings("ignore:parameter 'timeout':DeprecationWarning")  # nats-py's, of aiohttp
 async def test_a_worker_serves_over_websockets_and_comes_back(
     own_nats_server: MakeServer, start_worker: StartWorker
 ) -> None:

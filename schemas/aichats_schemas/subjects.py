@@ -1,7 +1,7 @@
 """Every subject, header and stream name of the contract, once."""
 
+import os
 import re
-import uuid
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -53,7 +53,7 @@ def is_reply_subject(subject: str, *, tenant: str | None = None) -> bool:
 
 def new_id() -> str:
     """Make a request id that nobody else makes."""
-    return uuid.uuid4().hex
+    return os.urandom(16).hex()
 
 
 @dataclass(frozen=True, slots=True)

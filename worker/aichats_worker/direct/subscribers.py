@@ -1,7 +1,6 @@
 """The subscribers: what the worker takes from NATS, a line or two each."""
 
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 
 from faststream.nats import NatsBroker
 from faststream.nats.subscriber.usecases import CoreSubscriber
@@ -17,7 +16,7 @@ from aichats_worker.request.executor import Executor
 from aichats_worker.request.outcome import Outcome
 from aichats_worker.request.reply import Ask, Reply
 from aichats_worker.request.runs import Run
-from aichats_worker.request.watch import Watch
+from aichats_worker.request.watch import Kept, Watch
 from aichats_worker.telemetry.counting import Telemetry
 
 MODES: tuple[CoreMode, ...] = ("req", "ask")
@@ -42,11 +41,9 @@ class CoreDelivery:
         line = core.watch.line(call.reply_to, probed=call.mode == "req")
         self._reply = Ask(line, call) if call.mode == "ask" else Reply(line, call)
 
-    @contextmanager
-    def opened(self, run: Run) -> Iterator[Reply]:
+    def opened(self, run: Run) -> Kept[Reply]:
         """Stop the request once the server says that nobody listens (`req` alone)."""
-        with self._core.watch.kept(self._reply, on_gone=lambda: run.stop(RequesterGone())):
-            yield self._reply
+        return self._core.watch.kept(self._reply, on_gone=lambda: run.stop(RequesterGone()))
 
     async def elsewhere(self) -> None:
         """Have another worker do it all; return where a slot came free here first."""

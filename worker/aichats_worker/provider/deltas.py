@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 from aichats_schemas.events import Usage
@@ -112,7 +112,7 @@ async def deltas(
             _check(answer, decoder, who, started=started)
         except (LineTooLong, WorkerError) as error:
             raise _told(error, decoder, started=started) from None
-        yield replace(decoder.end(), provider=who.provider, model=who.model)
+        yield decoder.end()._replace(provider=who.provider, model=who.model)
 
 
 def _taken(decoder: Decoder, who: Answering) -> Reasoning | None:

@@ -3,24 +3,23 @@
 import asyncio
 import random
 from collections import Counter, OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any, Final, Protocol, Self
 
 from aichats_schemas.subjects import KINDS, Kind
-from aichats_worker.errors import DeadlineExceeded, Interrupted, ProviderUnavailable, RateLimited, WorkerError
+from aichats_worker.errors import ProviderUnavailable, RateLimited, WorkerError
 from aichats_worker.provider import Begun, Finish, Offers, Picture, Pictures, Question, Reasoning, Texts
-from aichats_worker.provider.circuit import CallOnCircuit, Circuit, CircuitOpen
+from aichats_worker.provider.calling import Call, Calls, Gate, broke_off
+from aichats_worker.provider.circuit import Circuit, CircuitOpen
 from aichats_worker.provider.circuit_log import CircuitLog
 from aichats_worker.provider.limiter import Limiter
 from aichats_worker.tracing import trace
-from aichats_worker.tracing.trace import CallTrace
 
 WAIT_MAX_SECONDS: Final = 5.0
 CIRCUITS_MAX: Final = 256
-
-Items = AsyncGenerator[Any, None]
 
 
 class Guarded(Protocol):
@@ -85,7 +84,7 @@ class Door:
     def __init__(self, provider: Guarded, policy: DoorPolicy | None = None) -> None:
         self._provider = provider
         self._policy = policy or DoorPolicy()
-        self.calls: Counter[tuple[Kind, str]] = Counter()
+        self.calls: Calls = Counter()
         self.retries: Counter[Kind] = Counter()
         self.circuit_logs = {kind: CircuitLog(provider.name, kind) for kind in KINDS}
         self._limiter = Limiter(self._policy.calls_per_minute, self._policy.concurrent_calls)
@@ -129,73 +128,22 @@ class Door:
 
     def text(self, question: Question, *, calls_max: int | None = None) -> Texts:
         """Wait until an answer has begun, in at most `calls_max` calls: text as it arrives, and one Finish."""
-        return self._asked("text", self._provider.text, question, calls_max or self._policy.calls_max)
+        return _Asked(self, "text", question, calls_max or self._policy.calls_max)
 
     def images(self, question: Question, *, calls_max: int | None = None) -> Pictures:
         """Wait until an answer has begun, in at most `calls_max` calls: each image, and one Finish."""
-        return self._asked("image", self._provider.images, question, calls_max or self._policy.calls_max)
+        return _Asked(self, "image", question, calls_max or self._policy.calls_max)
 
     async def close(self) -> None:
         """Close all connections."""
         await self._provider.close()
 
-    @asynccontextmanager
-    async def _asked(
-        self, kind: Kind, ask: Callable[[Question], Items], question: Question, calls_max: int
-    ) -> AsyncIterator[Begun[Any]]:
-        call, has_begun = 0, False
-        with trace.asking(self.name, kind, question.model, question.options) as traced:
-            while True:
-                call += 1
-                try:
-                    async with self._asked_once(kind, ask, question, traced) as answer:
-                        has_begun = True
-                        yield answer
-                        return
-                except WorkerError as error:
-                    wait = None if has_begun or call >= calls_max else self._wait_before_next(call, error, question)
-                    if wait is None:
-                        if not has_begun or _broke_off(error):
-                            error.provider = self.name
-                            traced.failed(error)
-                        raise
-                    traced.again(error, wait)
-                self.retries[kind] += 1
-                await asyncio.sleep(wait)
+    def call(self, kind: Kind, question: Question) -> Call:
+        """Make ready for one call."""
+        ask = self._provider.text if kind == "text" else self._provider.images
+        return Call(Gate(self._limiter, self._circuit_of(kind, question), self.calls), kind, question, ask(question))
 
-    @asynccontextmanager
-    async def _asked_once(
-        self, kind: Kind, ask: Callable[[Question], Items], question: Question, traced: CallTrace
-    ) -> AsyncIterator[Begun[Any]]:
-        circuit = self._circuit_of(kind, question)
-        circuit.check()  # before the wait for a turn; again after it
-        async with self._limiter.turn(question.tenant, question.deadline):
-            with circuit.call() as call, self._counted(kind, call):
-                async with aclosing(ask(question)) as items:
-                    first = await anext(items)
-                    call.answered()
-                    if not isinstance(first, Finish):
-                        traced.first()
-                    yield Begun(first, items, traced)
-
-    @contextmanager
-    def _counted(self, kind: Kind, call: CallOnCircuit) -> Iterator[None]:
-        """Take note of how a call ends, for the limiter and for whoever looks."""
-        outcome = "left"  # by the requester, or for a deadline
-        try:
-            yield
-            outcome = "answered"
-            self._limiter.speed_up()
-        except WorkerError as error:
-            if not call.has_answer or _broke_off(error):
-                outcome = error.code.value
-            if isinstance(error, RateLimited):
-                self._limiter.slow_down(error.retry_after_ms)
-            raise
-        finally:
-            self.calls[kind, outcome] += 1
-
-    def _wait_before_next(self, call: int, error: WorkerError, question: Question) -> float | None:
+    def wait_before_next(self, call: int, error: WorkerError, question: Question) -> float | None:
         """Return the seconds until the next call; None where there is to be none."""
         if not isinstance(error, ProviderUnavailable | RateLimited) or isinstance(error, CircuitOpen):
             return None
@@ -223,6 +171,62 @@ class Door:
         return Circuit(self._policy.circuit_failures, self._policy.circuit_open_seconds, told=told)
 
 
-def _broke_off(error: WorkerError) -> bool:
-    """Whether this is how a provider ends an answer that has begun; any other error came from the requester's side."""
-    return isinstance(error, Interrupted) or (isinstance(error, DeadlineExceeded) and error.phase == "stall")
+class _Asked(AbstractAsyncContextManager[Begun[Any]]):
+    """A question at the door: calls are made until an answer has begun, and the last one ends with the block.
+
+    Args:
+        door: Which one.
+        kind: What is asked for.
+        question: What is asked.
+        calls_max: Before the first byte.
+    """
+
+    def __init__(self, door: Door, kind: Kind, question: Question, calls_max: int) -> None:
+        self._door = door
+        self._kind = kind
+        self._question = question
+        self._calls_max = calls_max
+        self._trace = trace.asking(door.name, kind, question.model, question.options)
+
+    async def __aenter__(self) -> Begun[Any]:
+        self._traced = self._trace.__enter__()
+        try:
+            return await self._begun()
+        except BaseException as error:
+            self._trace.__exit__(type(error), error, error.__traceback__)
+            raise
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await self._call.__aexit__(kind, error, trace)
+            if isinstance(error, WorkerError) and broke_off(error):
+                self._failed(error)
+        finally:
+            self._trace.__exit__(kind, error, trace)
+
+    async def _begun(self) -> Begun[Any]:
+        calls = 0
+        while True:
+            calls += 1
+            self._call = call = self._door.call(self._kind, self._question)
+            try:
+                await call.__aenter__()
+            except WorkerError as error:
+                again = calls < self._calls_max
+                wait = self._door.wait_before_next(calls, error, self._question) if again else None
+                if wait is None:
+                    self._failed(error)
+                    raise
+                self._traced.again(error, wait)
+            else:
+                if not isinstance(call.first, Finish):
+                    self._traced.first()
+                return Begun(call.first, call.items, self._traced)
+            self._door.retries[self._kind] += 1
+            await asyncio.sleep(wait)
+
+    def _failed(self, error: WorkerError) -> None:
+        error.provider = self._door.name
+        self._traced.failed(error)

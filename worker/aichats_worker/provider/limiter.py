@@ -2,8 +2,7 @@
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import AsyncGenerator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import nullcontext
 from typing import Final
 
 from aichats_worker.errors import RateLimited
@@ -34,7 +33,7 @@ class Limiter:
         self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
         self._timer: asyncio.TimerHandle | None = None
 
-    def turn(self, tenant: str, deadline: float) -> AbstractAsyncContextManager[None]:
+    def turn(self, tenant: str, deadline: float) -> "Turn | nullcontext[None]":
         """Wait for this tenant's turn, and hold it.
 
         Args:
@@ -44,21 +43,24 @@ class Limiter:
         Raises:
             RateLimited: The provider asked for a pause beyond the deadline.
         """
-        return self._turn(tenant, deadline) if self._per_minute or self._concurrent else nullcontext()
+        return Turn(self, tenant, deadline) if self._per_minute or self._concurrent else nullcontext()
 
-    @asynccontextmanager
-    async def _turn(self, tenant: str, deadline: float) -> AsyncGenerator[None]:
+    async def enter(self, tenant: str, deadline: float) -> None:
+        """Wait for this tenant's turn; its arguments and errors are `turn`'s. Whoever got it leaves."""
         pause = self._paused_until - _now()
         if pause > 0 and self._paused_until > deadline:
             raise RateLimited(
                 "the provider limits how often it is asked; try again later", retry_after_ms=int(pause * 1000)
             )
-        await self._wait(tenant)
-        try:
-            yield
-        finally:
-            self._running -= 1
-            self._admit()
+        if self._waiting or self._is_full() or self._seconds_to_wait() > 0:
+            await self._wait(tenant)
+        else:
+            self._begin()
+
+    def leave(self) -> None:
+        """Let the next one have the turn."""
+        self._running -= 1
+        self._admit()
 
     def slow_down(self, retry_after_ms: int | None) -> None:
         """Take note of a 429."""
@@ -79,13 +81,12 @@ class Limiter:
         except asyncio.CancelledError:
             if not mine.cancelled():
                 # The turn came in the same moment: pass it on.
-                self._running -= 1
-                self._admit()
+                self.leave()
             raise
 
     def _admit(self) -> None:
         """Let in who may begin now, and come back when the next one may."""
-        while self._waiting and not (self._concurrent and self._running >= self._concurrent):
+        while self._waiting and not self._is_full():
             wait = self._seconds_to_wait()
             if wait > 0:
                 if self._timer is None:
@@ -93,9 +94,16 @@ class Limiter:
                 return
             mine = self._next()
             if mine is not None:
-                self._running += 1
-                self._began.append(_now())
+                self._begin()
                 mine.set_result(None)
+
+    def _is_full(self) -> bool:
+        return bool(self._concurrent) and self._running >= self._concurrent
+
+    def _begin(self) -> None:
+        self._running += 1
+        if self._per_minute:
+            self._began.append(_now())
 
     def _wake(self) -> None:
         self._timer = None
@@ -117,6 +125,23 @@ class Limiter:
         if self._per_minute and len(self._began) >= int(self._allowed):
             wait = max(wait, self._began[-int(self._allowed)] + _WINDOW_SECONDS - now)
         return wait
+
+
+class Turn:
+    """A call's turn until the block ends."""
+
+    __slots__ = ("_deadline", "_limiter", "_tenant")
+
+    def __init__(self, limiter: Limiter, tenant: str, deadline: float) -> None:
+        self._limiter = limiter
+        self._tenant = tenant
+        self._deadline = deadline
+
+    async def __aenter__(self) -> None:
+        await self._limiter.enter(self._tenant, self._deadline)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._limiter.leave()
 
 
 def _now() -> float:

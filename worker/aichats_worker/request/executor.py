@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, suppress
 from typing import Protocol
 
 import structlog
@@ -17,10 +17,8 @@ from aichats_worker.request.reply import Writer
 from aichats_worker.request.runs import Run, Runs
 from aichats_worker.request.slots import Slots
 from aichats_worker.request.usage import Meter
-from aichats_worker.telemetry.account import Account
 from aichats_worker.telemetry.counting import Telemetry
 from aichats_worker.tracing import trace
-from aichats_worker.tracing.trace import RequestTrace
 
 log = structlog.get_logger(__name__)
 
@@ -92,11 +90,17 @@ class Executor:
 
     async def serve(self, delivery: Delivery, run: Run, *, has_slot: bool) -> None:
         """Take one delivery to its end. Raises nothing."""
-        account = run.account = delivery.call.account()
+        account = run.account
         account.queued_seconds = delivery.queued_seconds
         outcome: Outcome = Internal("the end could not be published")
         try:
-            with self._followed(delivery, account) as traced, delivery.opened(run) as writer:
+            with (
+                # The trace is around the count and the log, which names it.
+                trace.request(run.call, account.queued_seconds, delivery.origin) as traced,
+                self._telemetry.request(account),
+                delivery.opened(run) as writer,
+            ):
+                account.trace_id = traced.trace_id
                 found = await self._outcome(delivery, run, writer, has_slot)
                 try:
                     outcome = await delivery.settle(run, found)
@@ -108,16 +112,6 @@ class Executor:
         finally:
             self.runs.release(run)
             run.end(outcome)
-
-    @contextmanager
-    def _followed(self, delivery: Delivery, account: Account) -> Iterator[RequestTrace]:
-        """The trace is around the count and the log, which names it."""
-        with (
-            trace.request(delivery.call, account.queued_seconds, delivery.origin) as traced,
-            self._telemetry.request(account),
-        ):
-            account.trace_id = traced.trace_id
-            yield traced
 
     async def _outcome(self, delivery: Delivery, run: Run, writer: Writer, has_slot: bool) -> Outcome:
         """The one place that turns whatever happens to a request into its outcome."""

@@ -1,6 +1,5 @@
 """What an answer uses, where the provider does not count it: 4 characters a token."""
 
-from dataclasses import replace
 from typing import Final
 
 from aichats_schemas.events import Usage
@@ -32,7 +31,7 @@ class Meter:
     def finished(self, finish: Finish) -> Finish:
         """Return how the provider ended, with its usage: the provider's own, else an estimate."""
         self._counted = finish.usage or self._estimate()
-        return replace(finish, usage=self._counted)
+        return finish._replace(usage=self._counted)
 
     def spent(self) -> Usage | None:
         """Return what was used until now; None where nothing was made."""

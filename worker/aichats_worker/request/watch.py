@@ -1,12 +1,11 @@
 """Keeps every open reply from falling silent, and notices where nobody listens any more."""
 
 import asyncio
-import contextlib
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 import structlog
 from nats.aio.msg import Msg
@@ -104,6 +103,28 @@ class Outlet(ABC):
         await self._send(b"")
 
 
+AnOutlet = TypeVar("AnOutlet", bound=Outlet)
+Open = dict[str, tuple[Outlet, Callable[[], object] | None]]
+
+
+class Kept(Generic[AnOutlet]):
+    """A reply that the watch knows until the block ends."""
+
+    __slots__ = ("_on_gone", "_open", "_outlet")
+
+    def __init__(self, among: Open, outlet: AnOutlet, on_gone: Callable[[], object] | None) -> None:
+        self._open = among
+        self._outlet = outlet
+        self._on_gone = on_gone
+
+    def __enter__(self) -> AnOutlet:
+        self._open[self._outlet.token] = (self._outlet, self._on_gone)
+        return self._outlet
+
+    def __exit__(self, *_: object) -> None:
+        del self._open[self._outlet.token]
+
+
 class Watch:
     """All open replies.
 
@@ -113,7 +134,7 @@ class Watch:
 
     def __init__(self, keepalive_seconds: float) -> None:
         self.keepalive_seconds = keepalive_seconds
-        self._open: dict[str, tuple[Outlet, Callable[[], object] | None]] = {}
+        self._open: Open = {}
         self._count = 0
         self._inbox = ""
         self._nc: ComesBack | None = None
@@ -142,14 +163,9 @@ class Watch:
         token = str(self._count)
         return Line(self._nc, subject, self.keepalive_seconds, token, f"{self._inbox}.{token}" if probed else "")
 
-    @contextlib.contextmanager
-    def kept(self, outlet: Outlet, on_gone: Callable[[], object] | None = None) -> Iterator[None]:
+    def kept(self, outlet: AnOutlet, on_gone: Callable[[], object] | None = None) -> "Kept[AnOutlet]":
         """Keep a reply alive until the block ends; call `on_gone` once the server says that nobody listens."""
-        self._open[outlet.token] = (outlet, on_gone)
-        try:
-            yield
-        finally:
-            del self._open[outlet.token]
+        return Kept(self._open, outlet, on_gone)
 
     async def _answered(self, message: Msg) -> None:
         # A stream that captures the subject answers with its own acknowledgement, which has no status: ignored.

@@ -5,9 +5,9 @@ All that can be counted begins at zero, so that the first of its kind is seen as
 
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import Any, Final, Literal, get_args
 
@@ -73,6 +73,31 @@ class Labelled(dict[tuple[str, ...], Any]):
         return child
 
 
+class Counted:
+    """A request at work, until the block ends.
+
+    Args:
+        account: What is known of it.
+        running: How many there are of each kind.
+        ended: Is told the account, and when it began.
+    """
+
+    __slots__ = ("_account", "_ended", "_running", "_started")
+
+    def __init__(self, account: Account, running: dict[Kind, int], ended: Callable[[Account, float], object]) -> None:
+        self._account = account
+        self._running = running
+        self._ended = ended
+        self._started = time.monotonic()
+
+    def __enter__(self) -> None:
+        self._running[self._account.kind] += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._running[self._account.kind] -= 1
+        self._ended(self._account, self._started)
+
+
 class Telemetry:
     """What is counted of requests and jobs, and the registry that every room adds its own to."""
 
@@ -103,7 +128,9 @@ class Telemetry:
         says = "Requests that cannot be answered: without a reply subject, or one where nothing may be published."
         self._dropped = self._counter("requests_dropped", says, reason=get_args(DropReason))
         running = Gauge("aichats_requests_running", "Requests at work now.", ("kind",), registry=self.registry)
-        self._running = Labelled(running, product(KINDS))
+        self._running: dict[Kind, int] = dict.fromkeys(KINDS, 0)
+        for kind in KINDS:
+            running.labels(kind).set_function(partial(self._running.__getitem__, kind))
 
     def _request_times(self) -> None:
         self._duration = self._histogram("request_duration", "From receipt to end.", DURATION_BUCKETS_SECONDS)
@@ -143,17 +170,9 @@ class Telemetry:
         """
         Gauge(f"aichats_{name}", says, registry=self.registry).set_function(read)
 
-    @contextmanager
-    def request(self, account: Account) -> Iterator[None]:
-        """Count and time a request. The caller tells the account how it ended."""
-        started = time.monotonic()
-        running = self._running[account.kind,]
-        running.inc()
-        try:
-            yield
-        finally:
-            running.dec()
-            self._ended(account, started)
+    def request(self, account: Account) -> "Counted":
+        """Count and time a request until the block ends. The caller tells the account how it ended."""
+        return Counted(account, self._running, self._ended)
 
     def _ended(self, account: Account, started: float) -> None:
         seconds = time.monotonic() - started

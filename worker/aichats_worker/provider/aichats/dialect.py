@@ -16,10 +16,13 @@ from typing import Final
 from aichats_schemas.events import Usage
 from aichats_worker.errors import QuotaExhausted
 from aichats_worker.provider import Finish
-from aichats_worker.provider.decoding.lines import STRAY_MAX_BYTES, Lines
+from aichats_worker.provider.decoding.lines import STRAY_MAX_BYTES, Lines, lines_of
 from aichats_worker.provider.refusals import Refusal
 
 _TRYLIMIT: Final = b"trylimit"
+_DATA: Final = b"data: "
+_BETWEEN: Final = b"\n\n" + _DATA  # two deltas
+_EVENT: Final = b"\nevent:"
 
 
 class AiChatsDecoder:
@@ -55,20 +58,16 @@ class AiChatsDecoder:
         Raises:
             LineTooLong: A line passed the limit.
         """
-        lines = self._lines.feed(data)
+        whole = self._lines.whole(data)
         if self._event or self.ended or self.stray:
-            return self._decode(lines)
-        # The usual read is whole deltas and blank lines; each that it is not is looked at.
-        deltas = [line[6:] for line in lines if line[:6] == b"data: "]
-        if len(deltas) + lines.count(b"") != len(lines):
-            return self._decode(lines)
-        if not deltas:
-            return ""
-        self.broke_off = False
-        said = b"".join(deltas)
-        if b"\\" in said:
-            said = b"".join([delta.replace(b"\\n", b"\n") for delta in deltas])
-        return self._text(said)
+            return self._decode(lines_of(whole))
+        # The usual read is deltas, each on a line with a blank line behind it: they are taken apart in one go.
+        usual = whole.find(_EVENT) + 1 or len(whole)
+        if (said := _deltas_of(whole[:usual])) is None:
+            return self._decode(lines_of(whole))
+        if usual < len(whole):
+            said += self._said(lines_of(whole[usual:]))
+        return self._text(said) if said else ""
 
     def finish(self) -> str:
         """Complete the last line: the body ended as HTTP says it should. After a cut, do not call it.
@@ -88,7 +87,10 @@ class AiChatsDecoder:
         return QuotaExhausted("the provider says that no tries are left; change AICHATS_COOKIE, or try tomorrow")
 
     def _decode(self, lines: list[bytes], *, final: bool = False) -> str:
-        return self._text(b"".join([self._delta(line) for line in lines]), final=final)
+        return self._text(self._said(lines), final=final)
+
+    def _said(self, lines: list[bytes]) -> bytes:
+        return b"".join([self._delta(line) for line in lines])
 
     def _text(self, said: bytes, *, final: bool = False) -> str:
         if not self._half:
@@ -136,3 +138,16 @@ class AiChatsDecoder:
             # Long digits are no number of tries, and int() would refuse the longest.
             if value.strip().isdigit() and len(value) <= 12:
                 self.tries_left = int(value)
+
+
+def _deltas_of(whole: bytes) -> bytes | None:
+    """Join the deltas of whole lines; None where other lines stand among them."""
+    body = whole.strip(b"\n")
+    if not body:
+        return b""
+    deltas = body.split(_BETWEEN)
+    if not body.startswith(_DATA) or body.count(b"\n") != 2 * (len(deltas) - 1):
+        return None
+    if b"\\" in body:
+        deltas = [delta.replace(b"\\n", b"\n") for delta in deltas]
+    return b"".join(deltas)[len(_DATA) :]

@@ -75,6 +75,7 @@ class AiChats:
         self.url = (url or self.url).rstrip("/")
         self.api_endpoint = self.url + ENDPOINT
         self.circuit = Circuit()
+        self._endpoint = as_url(self.api_endpoint)
         user_agent = user_agent or USER_AGENT
         self._route = route or Route()
         self._upstream = Upstream(self._route)
@@ -127,7 +128,7 @@ class AiChats:
             raise InvalidRequest("the messages must be valid Unicode: there is half a surrogate pair") from None
         headers = {**self._headers, "Referer": f"{self.url}/{kind}/"}
         seconds = image_seconds(self._route.timeouts.image, question) if kind == "image" else None
-        request = Request("POST", as_url(self.api_endpoint), headers, body, question.proxy, first_byte=seconds)
+        request = Request("POST", self._endpoint, headers, body, question.proxy, first_byte=seconds)
         return await self._upstream.follow(request)
 
     create_async_generator = OnClassToo(generate)

@@ -42,9 +42,13 @@ class Halves:
     def __init__(self) -> None:
         self._half = ""
 
+    def are_whole(self, text: str) -> bool:
+        """Whether there is nothing to join: `text` may be taken as it is."""
+        return not self._half and text.isascii()
+
     def mend(self, text: str) -> str:
         """Return `text` as valid Unicode; half a character at its end is kept for the next piece."""
-        if not self._half and text.isascii():
+        if self.are_whole(text):
             return text
         if not text:
             return ""

@@ -20,8 +20,8 @@ class Lines:
         self._begun = False
         self._after_cr = False
 
-    def feed(self, data: bytes) -> list[bytes]:
-        """Return the lines that `data` completes.
+    def whole(self, data: bytes) -> bytes:
+        """Return the lines that `data` completes as one piece, each with its LF; empty where it completes none.
 
         Raises:
             LineTooLong: A line passed the limit.
@@ -30,16 +30,20 @@ class Lines:
             data = self._beginning(data)
         if self._after_cr or b"\r" in data:
             data = self._with_lf(data)
-        lines = data.split(b"\n")
-        last = lines.pop()
-        if lines and self._tail:
-            lines[0] = bytes(self._tail) + lines[0]
+        end = data.rfind(b"\n") + 1
+        if end == len(data) and not self._tail:  # the usual read, and one of nothing
+            return data
+        whole = bytes(self._tail) + data[:end] if end else b""
+        if end:
             self._tail.clear()
-        if last:
-            self._tail += last
-            if len(self._tail) > LINE_MAX_BYTES:
-                raise LineTooLong
-        return lines
+        self._tail += data[end:]
+        if len(self._tail) > LINE_MAX_BYTES:
+            raise LineTooLong
+        return whole
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Return the lines that `data` completes. Raises as `whole` does."""
+        return lines_of(self.whole(data))
 
     def rest(self) -> bytes:
         """Return the last line, which has no end."""
@@ -65,3 +69,10 @@ class Lines:
         if data:
             self._after_cr = data.endswith(b"\r")
         return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+
+def lines_of(whole: bytes) -> list[bytes]:
+    """Take whole lines apart; each comes without its LF."""
+    lines = whole.split(b"\n")
+    lines.pop()
+    return lines

@@ -1,14 +1,13 @@
 """The sessions that calls go out through: made when first needed, kept, and bounded."""
 
 from collections import OrderedDict
-from collections.abc import Callable
-from types import SimpleNamespace
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlsplit
 
 import aiohttp
 
 from aichats_worker.provider.http.addresses import guarded_socket
+from aichats_worker.provider.http.protocol import Connector
 from aichats_worker.provider.http.socks import SocksConnector
 
 SESSIONS_MAX: Final = 32
@@ -72,13 +71,12 @@ class Sessions:
             SocksConnector(socks, guarded=guarded, timeout=self._connect_seconds)
             if socks is not None
             # limit=0: the worker's slots bound the calls; aiohttp would queue silently.
-            else aiohttp.TCPConnector(limit=0, socket_factory=guarded_socket if guarded else None)
+            else Connector(limit=0, socket_factory=guarded_socket if guarded else None)
         )
         return aiohttp.ClientSession(
             connector=connector,
             timeout=_NO_TIMEOUT,
             cookie_jar=aiohttp.DummyCookieJar(),
-            trace_configs=[_tracing()],
             headers={"Accept-Encoding": "identity"},
             auto_decompress=False,  # an encoding that aiohttp does not know would cost the status: PackedAnswer does it
             max_line_size=HEADER_MAX_BYTES,
@@ -99,18 +97,3 @@ class Sessions:
 def is_socks(proxy: str | None) -> bool:
     """Say whether this is a SOCKS proxy's URL."""
     return proxy is not None and urlsplit(proxy).scheme in ("socks5", "socks5h")
-
-
-def _tracing() -> aiohttp.TraceConfig:
-    """Tell each call's clock when its headers are out, and whether its connection had been used before."""
-    tracing = aiohttp.TraceConfig()
-    tracing.on_request_headers_sent.append(_telling(lambda clock: clock.headers_sent()))
-    tracing.on_connection_reuseconn.append(_telling(lambda clock: clock.connection_reused()))
-    return tracing
-
-
-def _telling(tell: Callable[[Any], object]) -> Any:
-    async def told(_session: aiohttp.ClientSession, context: SimpleNamespace, _params: object) -> None:
-        tell(context.trace_request_ctx)
-
-    return told

@@ -13,11 +13,12 @@ from python_socks.async_.asyncio.v2 import Proxy
 from aichats_worker.errors import ProviderUnavailable
 from aichats_worker.provider.http.addresses import public_address
 from aichats_worker.provider.http.failures import NAME_UNKNOWN
+from aichats_worker.provider.http.protocol import Protocol, Telling
 
 SOCKS_PORT = 1080
 
 
-class _Protocol(ResponseHandler):
+class _Protocol(Protocol):
     """Keeps the stream's writer alive: when it is collected, it closes the transport (Python 3.11.5 and later)."""
 
     def __init__(self, writer: asyncio.StreamWriter) -> None:
@@ -25,7 +26,7 @@ class _Protocol(ResponseHandler):
         self._writer = writer
 
 
-class SocksConnector(ProxyConnector):
+class SocksConnector(Telling, ProxyConnector):
     """Connects through one SOCKS5 proxy.
 
     aiohttp-socks can leave the resolving to python-socks, but then nobody sees the address before it is connected to.

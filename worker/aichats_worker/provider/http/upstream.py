@@ -14,6 +14,7 @@ from yarl import URL
 from aichats_worker.errors import DeadlineExceeded, Phase
 from aichats_worker.provider.http.answer import HttpAnswer, http_answer
 from aichats_worker.provider.http.failures import UPSTREAM_ERRORS, as_worker_error
+from aichats_worker.provider.http.protocol import CONNECTED
 from aichats_worker.provider.http.route import Route, Timeouts
 from aichats_worker.provider.http.sessions import Session, Sessions, is_socks
 
@@ -56,13 +57,12 @@ class _Clock:
         self._timer = timer
         self._first_byte = timeouts.first_byte
 
-    def headers_sent(self) -> None:
+    def connected(self, reused: bool) -> None:
+        """The request goes out now."""
+        self.reused = reused
         self.phase, self.seconds = "first_byte", self._first_byte
         if not self._timer.expired():
             self._timer.reschedule(asyncio.get_running_loop().time() + self._first_byte)
-
-    def connection_reused(self) -> None:
-        self.reused = True
 
 
 class _DiedIdle(Exception):
@@ -146,9 +146,10 @@ class Upstream:
         response: aiohttp.ClientResponse | None = None
         timer = asyncio.timeout(timeouts.connect)
         clock = _Clock(timer, timeouts)
+        CONNECTED.set(clock.connected)
         try:
             async with timer:
-                response = await send(trace_request_ctx=clock)
+                response = await send()
                 if response.status >= 300:
                     return response, await _first_of_refusal(response)
                 return response, await response.content.readany()

@@ -160,6 +160,8 @@ class OpenAIDecoder:
         except ValueError:
             self._wait(value)
             return ""
+        if self._by_delta and self._object is None and (text := _usual(chunk)) and self._halves.are_whole(text):
+            return text
         return self._chunk(chunk)
 
     def _wait(self, value: bytes) -> None:
@@ -286,6 +288,18 @@ class OpenAIDecoder:
     def _strange(self, line: bytes) -> None:
         self.stray += (line + b"\n")[: STRAY_MAX_BYTES - len(self.stray)]
         self.ended = self.ended or len(self.stray) == STRAY_MAX_BYTES
+
+
+def _usual(chunk: Any) -> str:
+    """Return the text of a chunk that says nothing else, as nearly all do; empty for any other, which is looked at."""
+    try:
+        (choice,) = chunk["choices"]
+        content = choice["delta"]["content"]
+        if chunk.get("usage") or chunk.get("error") is not None or choice.get("finish_reason") or choice.get("index"):
+            return ""
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return ""
+    return content if isinstance(content, str) and len(choice["delta"]) == 1 else ""
 
 
 _USAGE: Final = (("prompt_tokens", "input_tokens"), ("completion_tokens", "output_tokens"))

@@ -80,9 +80,12 @@ async def held_up(nc: Any, link: Link, port: int) -> AsyncIterator[None]:
         await asyncio.wait_for(publishing, SECONDS_MAX)
     finally:
         link.cut()  # else a close waits for the silent server too
+        last = transport_of(nc._transport)
         with suppress(OSError, NatsError, TimeoutError):
             await within(SECONDS_MAX, nc.close(), "close")
         publishing.cancel()
+        if last is not None:
+            last.abort()  # over TLS it waits for the server's own end, and the event loop ends first
 
 
 def held_by(nc: Any) -> int:

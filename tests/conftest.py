@@ -19,6 +19,7 @@ from nats.aio.client import Client
 from aichats_worker.app import App
 from aichats_worker.settings import load_settings
 from aichats_worker.simulator.server import Simulator, start_simulator
+from aichats_worker.starting import begun
 from tests.processes import NatsServer, WorkerProcess
 
 # `pytest --hypothesis-profile=fuzz -m fuzz` is the long run.
@@ -52,15 +53,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--worker-image", default="aichats-worker", help="for --worker=container; `make image` builds it")
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """What is about containers is not even imported where there are none: it takes a second."""
+    return True if collection_path.name == "test_containers.py" and config.getoption("--worker") == "process" else None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """A worker in a container runs the tests marked e2e; a process all but those that are about containers."""
-    if config.getoption("--worker") == "container":
-        chosen = [item for item in items if item.get_closest_marker("e2e")]
-    else:
-        chosen = [item for item in items if "containers" not in getattr(item, "fixturenames", ())]
+    """A worker in a container runs the tests marked e2e; a process runs all."""
+    in_containers = config.getoption("--worker") == "container"
+    chosen = [item for item in items if not in_containers or item.get_closest_marker("e2e")]
     config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
     # The longest begin first: what ends last must not have begun last.
     items[:] = sorted(chosen, key=lambda item: item.get_closest_marker("slow") is None)
+
+
+def pytest_collection_finish() -> None:
+    begun()
 
 
 @pytest.fixture(autouse=True)

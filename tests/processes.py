@@ -1,6 +1,7 @@
 """Real processes for the tests: nats-server, and workers that can be killed."""
 
 import asyncio
+import atexit
 import contextlib
 import itertools
 import os
@@ -40,6 +41,7 @@ def _own_ports() -> Iterator[int]:
 
 
 _HELD = socket.socket()  # until the process ends
+atexit.register(_HELD.close)
 _PORTS = _own_ports()
 
 

@@ -19,7 +19,7 @@ NAMES_REFUSED = {"utils", "core", "services", "base", "helpers", "manager", "com
 
 # From the ground up: a room imports what is below it, and nothing beside or above it.
 FLOORS: tuple[set[str], ...] = (
-    {"errors", "memory", "text", "urls"},
+    {"errors", "memory", "starting", "text", "urls"},
     {"telemetry", "health", "tasks", "tracing"},
     {"broker", "provider", "simulator"},
     {"request"},

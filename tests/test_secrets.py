@@ -32,7 +32,7 @@ from aichats_worker.simulator.server import Simulator
 from tests.commands.test_commands import finished, start
 from tests.conftest import SpawnWorker
 from tests.jobs.test_jobs import Broker, provisioned
-from tests.processes import ROOT, NatsServer, WorkerProcess
+from tests.processes import ROOT, START_TIMEOUT_SECONDS, NatsServer, WorkerProcess
 from tests.provider.http.proxies import Proxy, running
 from tests.requester import Exchange
 from tests.tracing.receiver import Receiver, receiving
@@ -223,18 +223,21 @@ def provider_settings(simulator: Simulator, proxy: Proxy, provider: str) -> dict
     }
 
 
+async def told_by_the_doctor(said: dict[str, Any], *arguments: str, **settings: str) -> None:
+    ran = await finished(await start("doctor", *arguments, cwd=ROOT, **settings))
+    assert (ran.status, "AICHATS_COOKIE" in ran.out.decode()) == (0, True), ran
+    said[" ".join(("doctor", *arguments))] = ran.out.decode() + ran.err
+
+
 @pytest.mark.slow("a worker and two commands start, and all that fails is made to fail")
-@pytest.mark.parametrize(
-    ("login", "level"), [("password", "debug"), ("url", "debug"), ("token", "info"), ("nkey", "debug")]
-)
 async def test_nothing_that_a_run_writes_holds_a_secret_or_a_text(
     own_nats_server: Callable[..., NatsServer], spawn_worker: SpawnWorker, simulator: Simulator, proxy: Proxy, *,
-    receiver: Receiver, tmp_path: Path, login: str, level: str,
+    receiver: Receiver, tmp_path: Path,
 ) -> None:  # fmt: skip
-    way = logins(tmp_path)[login]
+    way = logins(tmp_path)["password"]
     server = own_nats_server(way.config)
     settings = way.settings | provider_settings(simulator, proxy, "aichats") | receiver.settings()
-    settings |= {"NATS_URL": way.url.format(port=server.port), "WORKER_LOG_LEVEL": level}
+    settings |= {"NATS_URL": server.url, "AICHATS_URL": simulator.url, "WORKER_LOG_LEVEL": "debug"}
     worker = await spawn_worker(**settings)
     settings |= {"WORKER_HTTP_PORT": str(worker.http_port)}  # else the doctor looks who has 8080 here
     nc = await nats.connect(server.url, **way.user)
@@ -242,10 +245,8 @@ async def test_nothing_that_a_run_writes_holds_a_secret_or_a_text(
     await provisioned(broker)
     said: dict[str, Any] = {"errors": await traffic(nc, simulator, proxy), "letters": await dead_letters(broker)}
     said |= await seen_from_outside(worker, nc)
-    for arguments in (("doctor",), ("doctor", "--json")):
-        ran = await finished(await start(*arguments, cwd=ROOT, AICHATS_URL=simulator.url, **settings))
-        assert (ran.status, "AICHATS_COOKIE" in ran.out.decode()) == (0, True), ran
-        said[" ".join(arguments)] = ran.out.decode() + ran.err
+    for arguments in ((), ("--json",)):
+        await told_by_the_doctor(said, *arguments, **settings)
     worker.send(signal.SIGTERM)
     assert await worker.wait() == 0
     await nc.close()
@@ -261,6 +262,37 @@ async def test_nothing_that_a_run_writes_holds_a_secret_or_a_text(
     assert all(request.headers["cookie"] == COOKIE for request in posts)
     assert {f"{PROMPT} done", f"{PROMPT} captcha"} <= {request.content for request in posts}
     assert proxy.targets
+    assert_no_marks(said)
+
+
+@pytest.mark.parametrize("login", ["url", "token", "nkey"])
+async def test_nor_whichever_way_it_gets_in(
+    own_nats_server: Callable[..., NatsServer], spawn_worker: SpawnWorker, simulator: Simulator, tmp_path: Path,
+    login: str,
+) -> None:  # fmt: skip
+    """What a login can show up in: all that a worker says of itself and its broker, also of one that went away."""
+    way = logins(tmp_path)[login]
+    server = own_nats_server(way.config)
+    settings = way.settings | {"NATS_URL": way.url.format(port=server.port), "AICHATS_URL": simulator.url}
+    settings |= {"AICHATS_COOKIE": COOKIE, "WORKER_LOG_LEVEL": "debug"}
+    worker = await spawn_worker(**settings)
+    await worker.serving_jobs()
+    server.kill()
+    server.start()
+    nc = await nats.connect(server.url, **way.user)
+    async with asyncio.timeout(START_TIMEOUT_SECONDS):
+        while "broker connected again" not in worker.log:
+            await asyncio.sleep(0.05)
+    await worker.ready()
+    events = await streamed(nc, "ai.v1.req.text.t", b"[sim: status=503]")
+    said: dict[str, Any] = {"errors": errors_in(events)} | await seen_from_outside(worker, nc)
+    await told_by_the_doctor(said, **settings | {"WORKER_HTTP_PORT": str(worker.http_port)})
+    worker.send(signal.SIGTERM)
+    assert await worker.wait() == 0
+    await nc.close()
+    said["log"] = worker.log
+    assert said["errors"]
+    assert '"servers"' in said["/docs/asyncapi.json"]
     if login == "nkey":
         seed = Path(way.settings["NATS_NKEY"]).read_text()
         assert all(seed not in str(text) for text in said.values())

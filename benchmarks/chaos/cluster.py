@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final, Self
@@ -20,6 +20,7 @@ from nats.errors import Error as NatsError
 
 from aichats_worker.simulator.broker import binary
 from benchmarks.chaos.plan import ACK_WAIT_SECONDS, STREAMS
+from tests.link import Link, linked
 from tests.processes import output_of
 
 BROKERS: Final = 3
@@ -41,6 +42,7 @@ cluster {{
   name: chaos
   listen: "127.0.0.1:{route}"
   routes: [{routes}]
+  advertise: "127.0.0.1:1"  # nobody is there: brokers reach each other over links alone
   no_advertise: true  # clients know the addresses they were given alone: workers come over links
 }}
 """
@@ -51,18 +53,30 @@ class ApiError(Exception):
 
 
 class Broker:
-    """One nats-server, on a port that stays the same over restarts."""
+    """One nats-server, on a port that stays the same over restarts.
 
-    def __init__(self, directory: Path, number: int, port: int, route: int, routes: Sequence[int]) -> None:
+    Attributes:
+        links: Between it and the others, either way.
+    """
+
+    def __init__(self, directory: Path, number: int, port: int, route: int) -> None:
         self.name = f"b{number}"
         self.port = port
+        self.route = route
         self.url = f"nats://127.0.0.1:{port}"
+        self.links: list[Link] = []
+        self._number = number
+        self._directory = directory
         self._config = directory / f"{self.name}.conf"
-        others = ", ".join(f'"nats://127.0.0.1:{other}"' for other in routes if other != route)
-        self._config.write_text(
-            CONFIG.format(number=number, port=port, route=route, routes=others, directory=directory), encoding="utf-8"
-        )
         self._process: subprocess.Popen[bytes] | None = None
+
+    def meet(self, links: Mapping[str, Link]) -> None:
+        """Know the others, by the links to them."""
+        routes = ", ".join(f'"{link.url}"' for link in links.values())
+        told = CONFIG.format(
+            number=self._number, port=self.port, route=self.route, routes=routes, directory=self._directory
+        )
+        self._config.write_text(told, encoding="utf-8")
 
     def start(self) -> None:
         """Start it, on what it has stored."""
@@ -86,7 +100,7 @@ class Cluster:
     def __init__(self, directory: Path) -> None:
         ports = free_ports(2 * BROKERS)
         routes = ports[BROKERS:]
-        self.brokers = [Broker(directory, n, ports[n], routes[n], routes) for n in range(BROKERS)]
+        self.brokers = [Broker(directory, n, ports[n], routes[n]) for n in range(BROKERS)]
         self._stack = AsyncExitStack()
 
     @property
@@ -95,6 +109,12 @@ class Cluster:
         return ",".join(broker.url for broker in self.brokers)
 
     async def __aenter__(self) -> Self:
+        for broker in self.brokers:
+            others = [other for other in self.brokers if other is not broker]
+            links = {other.name: await self._stack.enter_async_context(linked(other.route)) for other in others}
+            broker.meet(links)
+            for one in (broker, *others):
+                one.links += links.values() if one is broker else [links[one.name]]
         for broker in self.brokers:
             self._stack.push_async_callback(broker.kill)
             broker.start()

@@ -4,7 +4,7 @@ import asyncio
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Final
 
@@ -13,6 +13,7 @@ from nats.aio.client import Client
 from benchmarks.chaos.cluster import CONSUMERS, ApiError, Broker, Cluster, api, update
 from benchmarks.chaos.fleet import Fleet, Worker
 from benchmarks.chaos.plan import Blow, Plan
+from tests.link import Link
 
 # The broker gives a reader up, and a reader the broker, some time after the fault.
 AFTERMATH_SECONDS: Final = 5.0
@@ -87,19 +88,7 @@ class Faults:
 
     async def _cut_off(self, worker: Worker, blow: Blow) -> None:
         with self._roughly():
-            held = [
-                way
-                for link in worker.links
-                for way in {"up": [link.up], "down": [link.down]}.get(blow.way, [link.flowing])
-            ]
-            for way in held:
-                way.clear()
-            await asyncio.sleep(blow.seconds)
-            for link in worker.links:
-                if blow.cut:
-                    link.cut()
-            for way in held:
-                way.set()
+            await _held(worker.links, blow)
 
     async def _on_broker(self, blow: Blow) -> None:
         match blow.what:
@@ -115,6 +104,9 @@ class Faults:
                     await self._cluster.settled(self._nc)
 
     async def _fail(self, broker: Broker, blow: Blow) -> None:
+        if blow.what == "broker cut off":
+            await _held(broker.links, blow)
+            return
         if blow.what == "broker frozen":
             broker.send(signal.SIGSTOP)
         else:
@@ -165,6 +157,19 @@ class Faults:
         finally:
             self._rough.remove((begin, float("inf")))
             self._rough.append((begin, time.time()))
+
+
+async def _held(links: Sequence[Link], blow: Blow) -> None:
+    """Let nothing through for a while; then cut the connections, or deliver what was held."""
+    held = [way for link in links for way in {"up": [link.up], "down": [link.down]}.get(blow.way, [link.flowing])]
+    for way in held:
+        way.clear()
+    await asyncio.sleep(blow.seconds)
+    for link in links:
+        if blow.cut:
+            link.cut()
+    for way in held:
+        way.set()
 
 
 async def _until(moment: float) -> None:

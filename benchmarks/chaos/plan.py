@@ -10,6 +10,7 @@ SECONDS_PER_KILL: Final = 3.0
 SECONDS_PER_BROKER_FAILURE: Final = 8.0
 ACK_WAIT_SECONDS: Final = 3.0
 SECONDS_PER_BURST: Final = 12.0
+ELECTIONS: Final = 3.0  # a leader that says nothing is replaced after 4 to 9 s: it comes back, and is none any more
 SLOTS: Final = 16  # of each worker: core requests fill them now and then
 BURST: Final = 64  # core requests at once, as many as all workers have slots
 CANCELS: Final = 16  # of one job at once
@@ -26,7 +27,7 @@ STREAMS: Final = ("AIOUT", "AIJOBS", "AIDEAD")
 
 Fault = Literal[
     "worker killed", "worker frozen", "worker cut off", "worker rolled", "all workers rolled",
-    "broker killed", "broker frozen", "quorum away", "stream full", "leader moved",
+    "broker killed", "broker frozen", "broker cut off", "quorum away", "stream full", "leader moved",
 ]  # fmt: skip
 
 
@@ -266,6 +267,7 @@ def _broker_blows(dice: random.Random, scale: Scale) -> tuple[Blow, ...]:
         "broker killed": failures - others,
         "quorum away": others,
         "broker frozen": others,
+        "broker cut off": others,
         "stream full": failures,
         "leader moved": 2 * failures,
     }
@@ -275,8 +277,9 @@ def _broker_blows(dice: random.Random, scale: Scale) -> tuple[Blow, ...]:
             at=at,
             what=what,
             pick=dice.random(),
-            seconds=dice.uniform(0.5, 4),
+            seconds=dice.uniform(0.5, 4) * (ELECTIONS if what in ("broker frozen", "broker cut off") else 1),
             stream=next(full) if what == "stream full" else dice.choice(STREAMS),
+            cut=dice.random() < 0.3,
         )
         for at, what in _when(dice, counts, scale)
     )

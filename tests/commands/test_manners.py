@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import pty
-import subprocess
 import sys
 from pathlib import Path
 
@@ -63,14 +62,6 @@ def test_an_option_beside_a_file_of_jobs_is_wrong_usage_and_never_ignored(
     ran = CliRunner().invoke(app, ["submit", "--file", str(tmp_path / "jobs.jsonl"), *option])
     assert ran.exit_code == 2
     assert "each line has its own kind and options" in ran.stderr
-
-
-def test_whoever_asks_loads_nothing_of_the_worker_that_serves() -> None:
-    """Or each `ask` would wait for it."""
-    names = ("faststream", "prometheus_client", "aichats_worker.wiring", "aichats_worker.app")
-    code = f"import sys, aichats_worker.commands.asking; print([name for name in {names} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout == "[]\n"
 
 
 async def test_a_prompt_that_no_message_can_hold_is_wrong_usage(

@@ -13,7 +13,7 @@ from aichats_schemas import StreamEvent, parse_event
 from aichats_worker.simulator.answers import words
 from aichats_worker.simulator.server import Simulator
 from tests.control.test_cancel import replies_to
-from tests.jobs.broker import WAIT_SECONDS, Broker, StartJobs, broker, serving_jobs, start_jobs
+from tests.jobs.broker import WAIT_SECONDS, Broker, StartJobs, broker, flooded, serving_jobs, start_jobs
 from tests.link import linked
 from tests.requester import Exchange
 
@@ -269,6 +269,46 @@ async def test_what_no_worker_has_stored_breaks_no_resume(broker: Broker, start_
     assert events[-1].type == "done"
     assert {event.attempt for event in events} == {1}
     assert "".join(event.data for event in events if event.type == "response") == "".join(words(20))
+
+
+async def test_a_job_runs_to_its_end_in_a_flood_of_what_no_worker_has_stored(
+    broker: Broker, start_jobs: StartJobs
+) -> None:
+    await start_jobs()
+    async with flooded(broker, 0.001), asyncio.timeout(WAIT_SECONDS):
+        await broker.submit("[sim: words=20 pause=0.05]")
+        events = await followed(broker)
+        await broker.removed()
+    assert "".join(event.data for event in events if event.type == "response") == "".join(words(20))
+
+
+async def test_a_flood_of_what_no_worker_has_stored_keeps_no_resume_from_its_end(
+    broker: Broker, start_worker: Any
+) -> None:
+    """A round trip is longer than what lies between two such messages: nobody who asks for each comes to the last."""
+    async with linked(broker.server.port) as link:
+        app = await start_worker(nats_url=link.url, worker_jobs=True)
+        await serving_jobs(app)
+        await broker.submit("[sim: words=3]")
+        events = await followed(broker)
+        link.delay_seconds = 0.005
+        async with flooded(broker, 0.001), asyncio.timeout(WAIT_SECONDS):
+            assert await followed(broker) == events
+            assert await followed(broker, after=(1, 1)) == events[2:]
+            assert await replies_to(broker.nc, "ai.v1.ctl.cancel.t.r1") == [b'{"cancelled":false}']
+        link.delay_seconds = 0
+        await app.drain()
+
+
+async def test_a_flood_of_what_no_worker_has_stored_hides_no_job_that_is_gone(
+    broker: Broker, start_jobs: StartJobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aichats_worker.control.resume.LOOK_AGAIN_SECONDS", 0.5)
+    await start_jobs()
+    await stored(broker, 5, ended=False)
+    async with flooded(broker, 0.001):
+        events = await answer_of(broker, {"id": "r1"})
+    assert events[-1].data.code == "internal"
 
 
 async def test_a_worker_that_drains_ends_its_resumes_and_takes_no_more(broker: Broker, start_jobs: StartJobs) -> None:

@@ -105,6 +105,25 @@ class Broker:
         return found
 
 
+@contextlib.asynccontextmanager
+async def flooded(broker: Broker, every_seconds: float) -> AsyncIterator[None]:
+    """Messages of nobody's on the record of r1, as JetStream acknowledges jobs whose reply subject it is."""
+
+    async def flood(nc: Client) -> None:
+        while True:
+            await nc.publish("ai.v1.out.t.r1", b'{"stream":"AIJOBS","seq":2}')
+            await asyncio.sleep(every_seconds)
+
+    nc = await nats.connect(broker.server.url)
+    flooding = asyncio.create_task(flood(nc))
+    try:
+        yield
+    finally:
+        flooding.cancel()
+        await asyncio.gather(flooding, return_exceptions=True)
+        await nc.close()
+
+
 def text_of(events: list[Any]) -> str:
     """What the last attempt of some events says."""
     last = max(event.attempt for event in events)

@@ -14,10 +14,10 @@ from aichats_worker.broker.bus import Bus
 from aichats_worker.errors import JobLost
 from aichats_worker.jobs.mailbox import Mailbox
 from aichats_worker.jobs.queue import Job
-from aichats_worker.jobs.record import Record
+from aichats_worker.jobs.record import Crowded, Record
 from aichats_worker.jobs.records import Elsewhere, Ended, Exhausted, Records, Start, Taken
 from aichats_worker.request.call import job_call
-from tests.jobs.broker import Broker, StartJobs, broker, checked, start_jobs
+from tests.jobs.broker import Broker, StartJobs, broker, checked, flooded, start_jobs
 from tests.link import Link, linked
 
 __all__ = ["broker", "start_jobs"]
@@ -143,6 +143,38 @@ async def test_a_message_of_nobodys_is_stepped_over(streams: Broker, mine: Recor
     place = await mine.place(a_job().call)
     assert place.entry is not None
     assert (place.entry.data, place.entry.number) == ("one", 1)
+
+
+async def test_a_flood_of_messages_of_nobodys_makes_an_event_wait(
+    streams: Broker, link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A round trip is so long that another one always comes between what was read and what is written."""
+    nc = await nats.connect(link.url)
+    record = await begun(await records_on(nc), a_job())
+    monkeypatch.setattr("aichats_worker.jobs.record.STORE_TIMEOUT_SECONDS", 0.5)
+    async with flooded(streams, 0.001):
+        link.delay_seconds = 0.02
+        with pytest.raises(Crowded):
+            await record.append(b"response", b'"one"', tries_max=1)
+        appending = asyncio.create_task(record.append(b"response", b'"two"'))
+    await appending  # both of them
+    assert [s.event.data for s in await streams.record()] == ["started", "one", "two"]
+    await nc.close()
+
+
+async def test_an_attempt_is_not_begun_behind_a_flood_of_messages_of_nobodys(
+    streams: Broker, link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not waited for without a bound, and known not to count: the slot is another job's meanwhile."""
+    nc = await nats.connect(link.url)
+    records = await records_on(nc)
+    monkeypatch.setattr("aichats_worker.jobs.record.STORE_TIMEOUT_SECONDS", 0.5)
+    async with flooded(streams, 0.001):
+        link.delay_seconds = 0.02
+        with pytest.raises(Crowded):
+            await records.begin(a_job())
+    assert await streams.record() == []
+    await nc.close()
 
 
 async def test_a_purged_record_is_lost(streams: Broker, mine: Records) -> None:

@@ -7,7 +7,9 @@ import pytest
 from aichats_worker import wiring
 from aichats_worker.errors import (
     BadResponse,
+    Cancelled,
     Challenge,
+    DeadlineExceeded,
     Interrupted,
     InvalidRequest,
     Misconfigured,
@@ -16,6 +18,7 @@ from aichats_worker.errors import (
     RateLimited,
 )
 from aichats_worker.provider.door import Door, DoorPolicy
+from aichats_worker.provider.http.route import Timeouts
 from aichats_worker.provider.openai.site import ModelTable
 from aichats_worker.settings import load_settings
 from aichats_worker.simulator.server import HOLD, Simulator
@@ -78,6 +81,29 @@ async def test_after_the_first_content_nothing_is_tried_again(open_door: Open, s
     with pytest.raises(Interrupted):
         await collect(open_door(), ask("[sim: cut-after=1 pause=0.01]"))
     assert len(simulator.requests) == 1
+
+
+async def test_an_answer_that_the_provider_breaks_off_counts_against_it(open_door: Open, simulator: Simulator) -> None:
+    door = open_door()
+    with pytest.raises(Interrupted) as broken:
+        await collect(door, ask("[sim: cut-after=1 pause=0.01]"))
+    assert (dict(door.calls), broken.value.provider) == ({("text", "interrupted"): 1}, "aichats")
+    simulator.script(b"data: one\n", HOLD)
+    stalling = Door(make("aichats", simulator.url, timeouts=Timeouts(stall=0.1)))
+    with pytest.raises(DeadlineExceeded) as stalled:
+        await collect(stalling, ask(HELLO))
+    await stalling.close()
+    assert (dict(stalling.calls), stalled.value.provider) == ({("text", "deadline_exceeded"): 1}, "aichats")
+
+
+async def test_an_answer_that_its_requester_ends_counts_as_left(open_door: Open) -> None:
+    """An error that is thrown into the answer from outside says nothing of the provider."""
+    door = open_door()
+    with pytest.raises(Cancelled) as cancelled:
+        async with door.text(ask(HELLO)):
+            raise Cancelled("by the requester")
+    assert dict(door.calls) == {("text", "left"): 1}
+    assert cancelled.value.provider != "aichats"
 
 
 async def test_a_429_is_waited_for_where_it_is_short(open_door: Open, simulator: Simulator) -> None:

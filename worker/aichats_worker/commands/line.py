@@ -13,6 +13,7 @@ from aichats_worker.commands.manners import fail as _fail
 from aichats_worker.commands.manners import finish as _finish
 from aichats_worker.commands.manners import out as _out
 from aichats_worker.commands.manners import settings_of as _settings
+from aichats_worker.starting import hidden
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -47,8 +48,9 @@ def run() -> None:
 
     Example: NATS_URL=nats://127.0.0.1:4222 aichats-worker run
     """
-    from aichats_worker.service import fastest_loop, serve
-    from aichats_worker.telemetry.logs import configure_logging
+    with hidden("rich"):  # structlog imports it for tracebacks that show values, of which the log has none
+        from aichats_worker.service import fastest_loop, serve
+        from aichats_worker.telemetry.logs import configure_logging
 
     settings = _settings(by_context=False)
     configure_logging(settings.worker_log_level, settings.worker_log_format)

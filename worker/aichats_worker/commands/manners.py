@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, TypeVar
 
 import typer
 
+from aichats_worker.starting import begun
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -120,6 +122,7 @@ def console() -> "Console":
 
 def finish(work: Coroutine[Any, Any, T], loop: Callable[[], asyncio.AbstractEventLoop] | None = None) -> T:
     """Run to the end, in a loop that `loop` makes; a failure becomes one sentence and an exit status."""
+    begun()
     with ending(), asyncio.Runner(loop_factory=loop) as runner:
         return runner.run(_until_terminated(work))
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 from typing import Any, Final
 
 import structlog
@@ -50,22 +51,27 @@ class Replay:
         return self._seq
 
     async def messages(self, silence_seconds: float) -> AsyncGenerator[Msg | None, None]:
-        """Yield the workers' messages as they come, and None after each silence.
+        """Yield the workers' messages as they come, and None after each silence of theirs, whoever else is heard.
 
         Raises:
             nats.errors.Error: The stream cannot be read.
         """
+        loop = asyncio.get_running_loop()
         try:
+            due = loop.time() + silence_seconds
             while True:
                 await self._ready()
-                try:
-                    async with asyncio.timeout(silence_seconds):
+                message = None
+                with suppress(TimeoutError):
+                    async with asyncio.timeout_at(due):
                         message = await self._arrived.get()
-                except TimeoutError:
-                    yield None
-                    continue
                 if message is not None and self._is_next(message) and MARK in (message.headers or {}):
                     yield message
+                elif loop.time() >= due:
+                    yield None
+                else:
+                    continue
+                due = loop.time() + silence_seconds
         finally:
             await self._close()
 

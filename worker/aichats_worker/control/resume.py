@@ -44,6 +44,7 @@ STOP_TIMEOUT_SECONDS: Final = 2.0
 EXPIRED: Final = "the record's beginning, or what follows `after`, is gone; submit the job again under another id"
 
 Point = tuple[int, int]
+NOTHING: Final[Point] = (0, -1)  # before all events
 
 
 class After(BaseModel):
@@ -71,7 +72,7 @@ class ResumeRequest(BaseModel):
     @property
     def point(self) -> Point:
         """The last event that the requester has; one before all others for none."""
-        return (self.after.attempt, self.after.seq) if self.after else (0, -1)
+        return (self.after.attempt, self.after.seq) if self.after else NOTHING
 
 
 class Resumes:
@@ -185,13 +186,13 @@ class Resumes:
         if entry is not None and entry.is_end and (entry.attempt, entry.number) == point:
             await outlet.end(entry.payload, entry.headers)  # again: a reply never ends without it
             return
-        seq = await self._jobs.records.seq_after(job, point, place) if request.after else 1
+        seq = await self._jobs.records.seq_after(job, point, entry) if request.after and entry is not None else 1
         replay = Replay(self._mail, self._bus.subjects.out_stream, self._bus.subjects.out(job.tenant, job.id), seq)
         async with aclosing(replay.messages(LOOK_AGAIN_SECONDS)) as messages:
             async for message in messages:
                 run.check()
                 if message is None:
-                    await self._look_again(job, replay.next_seq)
+                    await self._look_again(job, replay.next_seq, has_some=point != NOTHING)
                     continue
                 event = orjson.loads(message.data)
                 found = (event["attempt"], event["seq"])
@@ -228,8 +229,8 @@ class Resumes:
         except NotFoundError:
             return False  # there is no queue
 
-    async def _look_again(self, job: Call, next_seq: int) -> None:
-        """After a silence: is there still something to come?
+    async def _look_again(self, job: Call, next_seq: int, *, has_some: bool) -> None:
+        """After a silence: is there still something to come? What was read so far may be no worker's alone.
 
         Raises:
             Expired: The record is gone, or its part that was to come next.
@@ -238,13 +239,14 @@ class Resumes:
         queued = await self._is_queued(job)  # first: a job leaves the queue behind its end
         place = await self._jobs.records.place(job)
         if place.entry is None:
-            if next_seq > 1 or not queued:
+            if has_some or not queued:
                 raise Expired(f"id: {EXPIRED}")
             return
         # A record that was read does not become shorter, and one whose end was read is not looked at again.
-        if place.seq + 1 < next_seq or (place.entry.is_end and place.seq < next_seq):
+        is_read = place.entry.seq < next_seq
+        if place.seq + 1 < next_seq or (place.entry.is_end and is_read):
             raise Expired(f"id: {EXPIRED}")
-        if not queued and place.seq < next_seq:
+        if not queued and is_read:
             raise Internal("the job has left the queue without an end: its operator removed it; submit it again")
 
 

@@ -95,7 +95,7 @@ class Ending:
         if end.mark.job != job.seq:
             # Of an earlier job of this id, which left the queue after its letter: its record is this one's answer too.
             if copies is not None:
-                await _copied(self._repeated(lambda: self._records.replay(job.call, copies)))
+                await _copied(self._repeated(lambda: self._records.replay(job.call, end, copies)))
             await self._leave(job, None)
             return
         if copies is not None:

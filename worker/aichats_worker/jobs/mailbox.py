@@ -94,31 +94,53 @@ class Mailbox:
             nats.errors.TimeoutError: No answer in time. Whether the request has come is not known.
             nats.errors.Error: It could not be sent.
         """
+        return (await self._answers(subject, payload, headers, timeout_seconds, lambda _: True))[-1]
+
+    async def ask_for_many(self, subject: str, payload: bytes, *, timeout_seconds: float) -> list[Msg]:
+        """Send a request and return its answers, up to the one that has a status.
+
+        Raises:
+            nats.errors.NoRespondersError: Nobody is there.
+            nats.errors.TimeoutError: Not all of them came in time.
+            nats.errors.Error: It could not be sent.
+        """
+        return await self._answers(subject, payload, None, timeout_seconds, _has_status)
+
+    async def _answers(
+        self,
+        subject: str,
+        payload: bytes,
+        headers: Mapping[str, str] | None,
+        timeout_seconds: float,
+        is_last: Callable[[Msg], bool],
+    ) -> list[Msg]:
         if not self.nc.is_connected:
             # What lies in nats-py's buffer is sent much later, whatever has come of it meanwhile.
             raise ConnectionReconnectingError
         loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Msg] = loop.create_future()
+        answers: list[Msg] = []
+        complete: asyncio.Future[None] = loop.create_future()
 
         def received(message: Msg) -> None:
-            if not answer.done():
-                answer.set_result(message)
+            answers.append(message)
+            if is_last(message) and not complete.done():
+                complete.set_result(None)
 
         def too_late() -> None:
-            if not answer.done():
-                answer.set_exception(NatsTimeoutError())
+            if not complete.done():
+                complete.set_exception(NatsTimeoutError())
 
         inbox = self.open(received)
         timer = loop.call_later(timeout_seconds, too_late)
         try:
             await self.nc.publish(subject, payload, reply=inbox, headers=headers)  # type: ignore[arg-type]
-            message = await answer
+            await complete
         finally:
             timer.cancel()
             self.close(inbox)
-        if not message.data and (message.headers or {}).get("Status") == NO_RESPONDERS:
+        if not answers[-1].data and (answers[-1].headers or {}).get("Status") == NO_RESPONDERS:
             raise NoRespondersError
-        return message
+        return answers
 
     async def api(self, call: str, request: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Call JetStream's API and return its answer.
@@ -133,6 +155,10 @@ class Mailbox:
         """
         message = await self.ask(self.bus.api(call), orjson.dumps(request) if request else b"")
         return judged(message.data)
+
+
+def _has_status(message: Msg) -> bool:
+    return "Status" in (message.headers or {})
 
 
 def judged(data: bytes) -> dict[str, Any]:

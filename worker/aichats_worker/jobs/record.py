@@ -17,8 +17,9 @@ from nats.js.errors import APIError
 
 from aichats_worker.errors import JobLost, TooLarge, WorkerError
 from aichats_worker.jobs.copies import Copies
-from aichats_worker.jobs.entries import MARK, Mark, own_headers, read_mark
+from aichats_worker.jobs.entries import MARK, Entry, Mark, own_headers
 from aichats_worker.jobs.messages import MESSAGE_TOO_LARGE, Fenced, Messages
+from aichats_worker.jobs.reading import newest
 from aichats_worker.request.events import Envelope
 
 log = structlog.get_logger(__name__)
@@ -30,8 +31,17 @@ PAUSE_MAX_SECONDS: Final = 2.0
 STALE_SECONDS: Final = 1.0
 # The mark, the fence and an error's own headers: what an event's body must leave free in a message.
 HEADERS_MAX_BYTES: Final = 512
+
+
+class Crowded(NatsError):
+    """Nothing is stored: messages that are no worker's have come in between again and again."""
+
+    def __str__(self) -> str:
+        return "others' messages come between, as by jobs whose reply subject is this record's"
+
+
 # After these it is known that nothing was stored; after all others, such as no answer, it is not.
-NOT_STORED: Final = (NoRespondersError, ConnectionReconnectingError, APIError)
+NOT_STORED: Final = (NoRespondersError, ConnectionReconnectingError, APIError, Crowded)
 
 
 class Record:
@@ -115,12 +125,8 @@ class Record:
         Raises:
             nats.errors.Error: It cannot be found out.
         """
-        seq = self._last_seq
-        while (message := await self._messages.next(self._subject, seq + 1)) is not None:
-            seq, mark = message.seq, read_mark(message.headers)
-            if mark is not None and mark.writer != self.mark.writer:
-                return False
-        return True
+        entry = (await newest(self._messages, self._subject, behind=self._last_seq)).entry
+        return entry is None or entry.mark.writer == self.mark.writer
 
     async def _until_stored(self, tries_max: int | None) -> None:
         tries, pause = 0, PAUSE_MIN_SECONDS
@@ -150,22 +156,26 @@ class Record:
             log.warning("jobs' events are not stored yet", stream=self._messages.stream, reason=reason)
 
     async def _store(self, payload: bytes, headers: dict[str, str]) -> None:
-        """Send it once. Sent again it is stored once all the same: the fence lets one of them pass."""
-        sent = time.monotonic()
-        try:
-            seq = await self._messages.publish(
-                self._subject, payload, headers, expected=self._last_seq, timeout_seconds=STORE_TIMEOUT_SECONDS
-            )
-        except Fenced:
-            if not await self._caught_up():
-                self._lost = True
-                raise JobLost from None
-        else:
-            self._stored(seq)
-            if time.monotonic() - sent > STALE_SECONDS and not await self._is_still_ours():
-                self._lost = True
-                raise JobLost
-        if self._pending is None and self.copies is not None:
+        """Send it once. Sent again it is stored once all the same: the fence lets one of them pass.
+
+        Behind messages of nobody's it is sent again at once, and for so long as an answer may take.
+        """
+        due = time.monotonic() + STORE_TIMEOUT_SECONDS
+        while self._pending is not None:
+            sent = time.monotonic()
+            try:
+                seq = await self._messages.publish(
+                    self._subject, payload, headers, expected=self._last_seq, timeout_seconds=STORE_TIMEOUT_SECONDS
+                )
+            except Fenced:
+                if not await self._caught_up() and time.monotonic() > due:
+                    raise Crowded from None
+            else:
+                self._stored(seq)
+                if time.monotonic() - sent > STALE_SECONDS and not await self._is_still_ours():
+                    self._lost = True
+                    raise JobLost
+        if self.copies is not None:
             await self._copy(self.copies, payload, headers)
 
     async def _is_still_ours(self) -> bool:
@@ -192,18 +202,24 @@ class Record:
         self.unsure = False
 
     async def _caught_up(self) -> bool:
-        """Walk over what is stored behind our last event. False where the record is somebody else's.
+        """Take hold behind what was stored after our last event. Say whether our own one is there, its word lost.
 
-        What is there may be our own event, whose word was lost, and messages that no worker has stored.
+        Raises:
+            JobLost: The record is somebody else's, or was purged.
         """
-        walked, skipped = self._last_seq, False
-        while (message := await self._messages.next(self._subject, walked + 1)) is not None:
-            walked = message.seq
-            mark = read_mark(message.headers)
-            if mark is None:
-                self._last_seq, skipped = walked, True
-            elif self._pending is not None and (message.data, str(mark)) == (self._pending[0], self._pending[1][MARK]):
-                self._stored(walked)
-            else:
-                return False
-        return skipped or self._pending is None  # refused, and nothing is there: the record was purged
+        place = await newest(self._messages, self._subject, behind=self._last_seq)
+        entry = place.entry
+        is_ours = entry is not None and self._is_pending(entry)
+        if entry is not None and is_ours:
+            self._stored(entry.seq)
+        elif entry is not None or place.seq <= self._last_seq:  # refused, and nothing is there
+            self._lost = True
+            raise JobLost
+        self._last_seq = place.seq
+        return is_ours
+
+    def _is_pending(self, entry: Entry) -> bool:
+        if self._pending is None:
+            return False
+        payload, headers = self._pending
+        return (entry.payload, str(entry.mark)) == (payload, headers[MARK])

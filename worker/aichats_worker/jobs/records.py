@@ -12,13 +12,12 @@ from aichats_worker.jobs.entries import Entry, Mark, Place, read_entry
 from aichats_worker.jobs.mailbox import Mailbox
 from aichats_worker.jobs.messages import Messages
 from aichats_worker.jobs.queue import Job
+from aichats_worker.jobs.reading import entries, newest
 from aichats_worker.jobs.record import Record
 from aichats_worker.request.call import Call
 from aichats_worker.request.events import Envelope
 
 BEGIN_TRIES_MAX: Final = 3
-NEAR: Final = 64  # messages of the stream, of all jobs
-FAR: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,64 +71,44 @@ class Records:
         Raises:
             nats.errors.Error: It cannot be found out.
         """
-        subject = self._subjects.out(call.tenant, call.id)
-        last = await self._messages.last(subject)
-        if last is None:
-            return Place()
-        entry = read_entry(last)
-        return Place(entry or await self._last_entry(subject, last.seq), last.seq)
+        return await newest(self._messages, self._subjects.out(call.tenant, call.id))
 
-    async def _last_entry(self, subject: str, last_seq: int) -> Entry | None:
-        """Find the last event where other messages are behind it: not far, most likely."""
-        found, span, first = None, NEAR, last_seq
-        while found is None and first > 1:
-            seq = first = max(1, last_seq - span)
-            while (message := await self._messages.next(subject, seq)) is not None:
-                found = read_entry(message) or found
-                seq = message.seq + 1
-            span *= FAR
-        return found
-
-    async def seq_after(self, call: Call, point: tuple[int, int], place: Place) -> int:
+    async def seq_after(self, call: Call, point: tuple[int, int], end: Entry) -> int:
         """Return a place in the stream behind which the events after `(attempt, seq)` are, and no other.
 
-        By halving: they lie in order, and a record may have many.
+        By halving: they lie in order up to the last one, `end`, and a record may have many.
 
         Raises:
             nats.errors.Error: It cannot be found out.
         """
         subject = self._subjects.out(call.tenant, call.id)
-        oldest, high = await self._entry_from(subject, 1), place.seq + 1
+        oldest, high = await self._entry_from(subject, 1, end), end.seq + 1
         low = oldest.seq if oldest is not None else high
         while low < high:
             middle = (low + high) // 2
-            entry = await self._entry_from(subject, middle)
+            entry = await self._entry_from(subject, middle, end)
             if entry is None or (entry.attempt, entry.number) > point:
                 high = middle
             else:
                 low = entry.seq + 1
         return low
 
-    async def _entry_from(self, subject: str, seq: int) -> Entry | None:
-        while (message := await self._messages.next(subject, seq)) is not None:
-            entry = read_entry(message)
-            if entry is not None:
-                return entry
-            seq = message.seq + 1
-        return None
+    async def _entry_from(self, subject: str, seq: int, end: Entry) -> Entry | None:
+        message = await self._messages.next(subject, seq)
+        entry = read_entry(message) if message is not None else None
+        if entry is not None or message is None:
+            return entry
+        return await anext(entries(self._messages, subject, message.seq + 1, end.seq), None)
 
-    async def replay(self, call: Call, copies: Copies) -> None:
-        """Copy a whole record that has its end.
+    async def replay(self, call: Call, end: Entry, copies: Copies) -> None:
+        """Copy a whole record, which has its end.
 
         Raises:
             nats.errors.Error: It cannot be read.
         """
-        subject, seq = self._subjects.out(call.tenant, call.id), 1
-        while (message := await self._messages.next(subject, seq)) is not None:
-            seq = message.seq + 1
-            entry = read_entry(message)
-            if entry is not None:
-                await (copies.end if entry.is_end else copies.copy)(entry.payload, entry.headers)
+        subject = self._subjects.out(call.tenant, call.id)
+        async for entry in entries(self._messages, subject, 1, end.seq):
+            await (copies.end if entry.is_end else copies.copy)(entry.payload, entry.headers)
 
     async def begin(self, job: Job, copies: Copies | None = None) -> Start:
         """Begin an attempt of a job that was delivered: its first event is stored, or it is said why there is none.

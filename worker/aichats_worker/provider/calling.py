@@ -33,7 +33,7 @@ class Gate:
     ended: Calls
 
 
-class Call:
+class ProviderCall:
     """A call from its turn until its block is left. Entering it waits for the first item of the answer.
 
     A class, since each generator around a call costs a short request as much as reading it.

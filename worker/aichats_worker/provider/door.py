@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol, Self
 from aichats_schemas.subjects import KINDS, Kind
 from aichats_worker.errors import ProviderUnavailable, RateLimited, WorkerError
 from aichats_worker.provider import Begun, Finish, Offers, Picture, Pictures, Question, Reasoning, Texts
-from aichats_worker.provider.calling import Call, Calls, Gate, broke_off
+from aichats_worker.provider.calling import Calls, Gate, ProviderCall, broke_off
 from aichats_worker.provider.circuit import Circuit, CircuitOpen
 from aichats_worker.provider.circuit_log import CircuitLog
 from aichats_worker.provider.limiter import Limiter
@@ -138,10 +138,12 @@ class Door:
         """Close all connections."""
         await self._provider.close()
 
-    def call(self, kind: Kind, question: Question) -> Call:
+    def call(self, kind: Kind, question: Question) -> ProviderCall:
         """Make ready for one call."""
         ask = self._provider.text if kind == "text" else self._provider.images
-        return Call(Gate(self._limiter, self._circuit_of(kind, question), self.calls), kind, question, ask(question))
+        return ProviderCall(
+            Gate(self._limiter, self._circuit_of(kind, question), self.calls), kind, question, ask(question)
+        )
 
     def wait_before_next(self, call: int, error: WorkerError, question: Question) -> float | None:
         """Return the seconds until the next call; None where there is to be none."""

@@ -12,14 +12,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
-import structlog
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.protocol.parser import STALE_CONNECTION
 
 from aichats_worker.broker.access import Identity
-
-log = structlog.get_logger(__name__)
 
 CONNECT_TIMEOUT_SECONDS: Final = 5
 HANG_UP_SECONDS: Final = 1.0  # for a connection that broke: what was written may still be on its way
@@ -148,6 +145,9 @@ class ComesBack(Client):
             await self.flush()  # and read
             self._whole = True
         except (NatsError, TimeoutError) as error:
+            import structlog  # noqa: PLC0415 - a command, which starts with this too, has no log
+
+            log = structlog.get_logger(__name__)
             log.warning("left a broker without its word", error=type(error).__name__)
         finally:
             await self.force_reconnect()  # to wherever there is one: this server takes no new connections

@@ -9,14 +9,16 @@ request costs from here to its end. Ours take the message as it came.
 
 import asyncio
 from collections.abc import Callable, Collection, Coroutine, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from faststream.nats.subscriber.usecases import CoreSubscriber
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+if TYPE_CHECKING:  # commands have no subscribers, and start without FastStream
+    from faststream.nats.subscriber.usecases import CoreSubscriber
 
-def take_directly(subscriber: CoreSubscriber, take: Callable[[Msg], object]) -> None:
+
+def take_directly(subscriber: "CoreSubscriber", take: Callable[[Msg], object]) -> None:
     """Have a subscriber hand each message to `take`. FastStream declares, documents and subscribes it as any other.
 
     Args:

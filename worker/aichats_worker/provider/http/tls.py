@@ -3,10 +3,6 @@
 import ssl
 from pathlib import Path
 
-import structlog
-
-log = structlog.get_logger(__name__)
-
 
 class TlsFiles:
     """A context that trusts an authority beside the system's and shows a certificate.
@@ -32,6 +28,9 @@ class TlsFiles:
         Where they cannot be used, as in the middle of a renewal, the last ones that could hold on.
         """
         if self._paths and (states := self._states()) != self._seen:
+            import structlog  # noqa: PLC0415 - a command, which reads the settings too, has no log
+
+            log = structlog.get_logger(__name__)
             self._seen = states
             try:
                 self._context = self._made()

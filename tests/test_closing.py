@@ -6,8 +6,11 @@ import pytest
 from nats.aio.client import Client
 from nats.errors import NoRespondersError
 
+from aichats_worker.app import App
+from aichats_worker.settings import load_settings
 from tests.conftest import StartWorker
 from tests.direct.test_corridor import until
+from tests.link import linked
 from tests.processes import NatsServer
 from tests.requester import Exchange
 
@@ -74,3 +77,19 @@ async def test_a_worker_that_is_stopped_while_the_broker_is_away_ends(
         assert await app.drain() == 0
     assert app._nc is not None
     assert app._nc.is_closed, "else it would go on trying to come back"
+
+
+async def test_a_start_that_a_stop_overtakes_serves_no_jobs(nats_server: NatsServer) -> None:
+    """Nobody can count on its cancellation: nats-py swallows some."""
+    async with linked(nats_server.port) as link:
+        link.delay_seconds = 0.1
+        app = App(load_settings(nats_url=link.url, worker_http_port=0, worker_drain_timeout_seconds=0))
+        starting = asyncio.create_task(app.start())
+        await until(lambda: app._nc is not None)
+        link.down.clear()
+        draining = asyncio.create_task(app.drain())
+        await until(lambda: app._draining)
+        link.down.set()
+        await asyncio.wait_for(starting, 30)
+        assert await draining == 0
+        assert app._serving is None

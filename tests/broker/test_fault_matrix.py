@@ -16,7 +16,9 @@ import pytest
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
+from aichats_schemas.subjects import Kind
 from aichats_worker.app import App
+from aichats_worker.broker.patches.returning import transport_of
 from tests.broker.identities import Key
 from tests.broker.pair import route
 from tests.conftest import StartWorker
@@ -29,6 +31,7 @@ REQ = "ai.v1.req.text.default"
 ASK = "ai.v1.ask.text.default"
 RESUME = "ai.v1.ctl.resume.default"
 BODY = b"[sim: words=40 pause=0.1]"
+IMAGE = b"[sim: bytes=300000 delay=2]"
 LONG = b"[sim: words=600 pause=0.1]"
 SILENCE_SECONDS = 6.0
 # The record that no fault leaves with a gap came with this room: without it, the columns of jobs are not looked at.
@@ -114,6 +117,24 @@ async def callback_is_cancelled(world: World) -> None:
     await until(lambda: not subscription._wait_for_msgs_task.done())
 
 
+async def lowers_its_limit(world: World) -> None:
+    world.server.configure(f"max_payload: 65536\n{config()}")
+    world.server.send(signal.SIGHUP)
+    # It tells nobody; it throws the worker out at the first message that is too large.
+    await until(lambda: world.app.broker.connection.max_payload == 65536)
+
+
+async def falls_silent(world: World) -> None:
+    connection: Any = world.app.broker.connection
+    silent: Any = transport_of(connection._transport)
+    world.server.send(signal.SIGSTOP)
+    for _ in range(30):  # in one write, more than the system holds for a server that takes nothing
+        await connection.publish("ai.v1.int.more", b"x" * 512 * 1024)
+    await until(lambda: silent.get_write_buffer_size() > 0)
+    await until(lambda: connection.stats["reconnects"] == 1)
+    world.server.kill()  # until it is gone for the other broker too, that sends it a share of the requests
+
+
 FAULTS: dict[str, Callable[[World], Awaitable[None]]] = {
     "the broker freezes for 2 s": freezes,
     "the broker is killed and comes back": is_killed,
@@ -125,6 +146,8 @@ FAULTS: dict[str, Callable[[World], Awaitable[None]]] = {
     "the reconnect itself ends": reconnect_ends,
     "the broker retires, and there is another": retires,
     "a subscription's callback is cancelled": callback_is_cancelled,
+    "the broker's limit of a message is lowered": lowers_its_limit,
+    "the broker falls silent, and there is another": falls_silent,
 }
 
 
@@ -144,7 +167,7 @@ async def world_of(
     seed.write_text(KEY.seed)
     more, other = "", None
     ports = free_port(), free_port()
-    if fault.startswith("the broker retires"):
+    if fault.endswith("there is another"):
         more = f'lame_duck_duration: "30s"\nlame_duck_grace_period: "1s"\n{route(*ports)}'
     limits = "limits { max_subscriptions: 60 }" if "limit of subscriptions" in fault else ""
     server = own_nats_server(config(limits=limits, more=more), jetstream=not more)
@@ -177,7 +200,7 @@ async def stream(nc: Client, subject: str, body: bytes, **headers: str) -> list[
     events: list[Any] = []
     try:
         while True:
-            async with asyncio.timeout(SILENCE_SECONDS if subject != ASK else 3 * SILENCE_SECONDS):
+            async with asyncio.timeout(SILENCE_SECONDS if ".ask." not in subject else 3 * SILENCE_SECONDS):
                 message = await queue.get()
             if not message.data:
                 return [*events, None]
@@ -232,17 +255,26 @@ def test_every_fault_of_the_table_is_caused() -> None:
 
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_each_requester_sees_what_the_table_says(
-    own_nats_server: Callable[..., NatsServer], start_worker: StartWorker, tmp_path: Path, fault: str
+    own_nats_server: Callable[..., NatsServer],
+    start_worker: StartWorker,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: str,
 ) -> None:
+    if "silent" in fault:
+        monkeypatch.setattr("aichats_worker.broker.framework.PING_INTERVAL_SECONDS", 1)
     async with world_of(fault, own_nats_server, start_worker, tmp_path / "seed") as world:
-        under_way = {"req": stream(world.nc, REQ, BODY), "ask": stream(world.nc, ASK, BODY)}
+        kind: Kind = "image" if "limit of a message" in fault else "text"
+        body = IMAGE if kind == "image" else BODY
+        req, asked = REQ.replace("text", kind), ASK.replace("text", kind)
+        under_way = {"req": stream(world.nc, req, body), "ask": stream(world.nc, asked, body)}
         if world.app.settings.worker_jobs:
             for name in ("job", "resume"):
-                await world.nc.jetstream().publish(f"ai.v1.job.text.default.{name}", BODY)
+                await world.nc.jetstream().publish(f"ai.v1.job.{kind}.default.{name}", body)
             under_way["resume"] = stream(world.nc, RESUME, b'{"id":"resume"}')
         tasks = {way: asyncio.create_task(work) for way, work in under_way.items()}
         running = len(under_way) + world.app.settings.worker_jobs
-        await until(lambda: world.app.slots["text"].count - world.app.slots["text"].free == running)
+        await until(lambda: world.app.slots[kind].used == running)
         await asyncio.sleep(0.5)
         await FAULTS[fault](world)
         await until_served(world)

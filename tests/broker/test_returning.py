@@ -254,6 +254,26 @@ async def test_a_refused_subscription_is_told_also_while_it_is_asked_for_again(
         assert not app.health.ready()[0]
 
 
+async def test_a_worker_that_stops_asks_for_no_subscription_again(
+    own_nats_server: MakeServer, start_worker: StartWorker, probe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aichats_worker.broker.watching.ASK_AGAIN_SECONDS", 0.0)
+    server = own_nats_server(users(rights=RIGHTS))
+    nc = await probe(server)
+    async with linked(server.port) as link:
+        app = await start_worker(nats_url=link.url, nats_user="u", nats_password="p")
+        assert app.connection.refused
+        link.down.clear()  # the worker is leaving until it hears that it has left
+        draining = asyncio.create_task(app.drain())
+        await until(lambda: app.connection.closing)
+        async with asyncio.timeout(5):
+            await app.connection.look()  # whoever asks waits for the answer
+        link.down.set()
+        await draining
+    with pytest.raises(NoRespondersError):
+        await nc.request(REQ, SHORT, timeout=5)
+
+
 async def test_a_full_worker_is_asked_for_no_slot_after_it_asked_for_its_subscriptions_again(
     own_nats_server: MakeServer, start_worker: StartWorker, probe: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -452,7 +472,6 @@ async def test_a_broker_that_wants_tls_first_is_named_and_then_reached(
     assert app.health.ready()[0]
 
 
-@pytest.mark.filterwarnings("ignore:parameter 'timeout':DeprecationWarning")  # nats-py's, of aiohttp
 async def test_a_worker_serves_over_websockets_and_comes_back(
     own_nats_server: MakeServer, start_worker: StartWorker
 ) -> None:

@@ -50,6 +50,7 @@ async def test_jobs_are_not_served_while_the_broker_is_away(
     # A request for jobs that is made after the loss is told of no trouble: it waits in the client.
     await until(lambda: bool(app.connection.disconnected()) and jobs.trouble() is None)
     assert value(app, "aichats_jobs_served") == 0
+    assert app.health.ready()[1]["checks"]["jobs"] == "jobs are not served: there is no connection to the broker"
 
 
 async def test_attempts_redeliveries_and_dead_letters_are_counted(broker: Broker, start_jobs: StartJobs) -> None:

@@ -128,6 +128,8 @@ class App:
     def _jobs_trouble(self) -> str:
         if not self.settings.worker_jobs:
             return ""
+        if self.connection.disconnected():
+            return "jobs are not served: there is no connection to the broker"
         problems = self._stream_problems()
         if not problems and (trouble := self._serving.trouble() if self._serving is not None else "they are started"):
             problems = [trouble]

@@ -14,7 +14,7 @@ import pytest
 from faststream.nats import NatsBroker
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
-from nats.errors import FlushTimeoutError, StaleConnectionError
+from nats.errors import FlushTimeoutError
 
 from aichats_worker.broker.access import Identity
 from aichats_worker.broker.connecting import Connection
@@ -161,7 +161,6 @@ async def test_the_answer_to_a_flush_that_was_given_up_ends_nats_pys_reading(lin
     assert nc.is_connected, "as far as it can tell"
 
 
-@pytest.mark.filterwarnings("ignore:parameter 'timeout':DeprecationWarning")  # nats-py's, of aiohttp
 async def test_nats_py_forgets_the_websocket_of_a_server_that_it_heard_of(
     own_nats_server: MakeServer, bare: Any
 ) -> None:
@@ -189,46 +188,6 @@ async def test_nats_py_stays_on_a_server_that_retires_until_it_is_thrown_out(
         await told.wait()
     assert nc.is_connected
     server.kill()
-
-
-async def held_up(link: Link, nc: Any) -> asyncio.Task[None]:
-    """Break a connection that has more to write than its silent server takes."""
-    link.flowing.clear()
-
-    async def publish() -> None:
-        for _ in range(48):
-            await nc.publish("x", b"y" * 512 * 1024)
-
-    publishing = asyncio.create_task(publish())
-    await until(lambda: nc._transport._io_writer.transport.get_write_buffer_size() > 0)
-    await nc._process_op_err(StaleConnectionError())
-    return publishing
-
-
-async def test_nats_py_waits_for_a_silent_server_before_it_looks_for_another(
-    server: NatsServer, link: Link, bare: Any
-) -> None:
-    nc = await bare(link.url, pending_size=0)
-    publishing = await held_up(link, nc)
-    nc._server_pool[0].uri = nc._server_pool[0].uri._replace(netloc=server.url.removeprefix("nats://"))
-    done, _ = await asyncio.wait({nc._reconnection_task}, timeout=3)
-    assert not done
-    link.flowing.set()
-    await until(lambda: nc.stats["reconnects"] == 1)
-    await asyncio.wait({publishing})
-
-
-async def test_a_silent_server_that_has_not_taken_all_is_left_for_another(
-    server: NatsServer, link: Link, ours: Any
-) -> None:
-    nc = await ours(link.url)
-    publishing = await held_up(link, nc)
-    nc._server_pool[0].uri = nc._server_pool[0].uri._replace(netloc=server.url.removeprefix("nats://"))
-    try:
-        await until(lambda: nc.stats["reconnects"] == 1)
-    finally:
-        link.flowing.set()
-    await asyncio.wait({publishing})
 
 
 async def test_a_flush_that_nats_py_was_asked_for_before_a_break_waits_for_its_whole_timeout(

@@ -2,11 +2,14 @@
 
 import time
 from collections.abc import Callable
+from typing import Final
 
 import orjson
 from nats.aio.msg import Msg
 
 from aichats_worker.jobs.mailbox import ASK_TIMEOUT_SECONDS, Mailbox
+
+SOON_SECONDS: Final = 1.0
 
 
 class Pull:
@@ -17,11 +20,11 @@ class Pull:
         stream: The consumer's stream.
         consumer: Its name.
         received: Gets each message, and None where a request ended before it was used up.
-        seconds: How long a request stands.
+        seconds: How long a request stands; less where the one before it went wrong.
 
     Attributes:
         outstanding: How many may still come for the request that stands.
-        trouble: What was wrong when the last request ended; None where it ended as it should.
+        trouble: What was wrong when the broker last answered; None where all was as it should be.
         starved: The last request ended without a message, since the first one was larger than its `max_bytes`.
     """
 
@@ -53,11 +56,13 @@ class Pull:
             nats.errors.Error: It could not be sent.
         """
         self._end()
-        self.trouble, self.starved, self._came = None, False, False
+        self.starved, self._came = False, False
+        # What was wrong is so until the broker answers, which it does at the end of a request that brings nothing.
+        seconds = self._seconds if self.trouble is None else min(self._seconds, SOON_SECONDS)
         self._inbox = self._mail.open(self._told)
-        self._ends = time.monotonic() + self._seconds + ASK_TIMEOUT_SECONDS
+        self._ends = time.monotonic() + seconds + ASK_TIMEOUT_SECONDS
         self.outstanding = batch
-        request = {"batch": batch, "expires": round(self._seconds * 1e9)}
+        request = {"batch": batch, "expires": round(seconds * 1e9)}
         if max_bytes is not None:
             request["max_bytes"] = max_bytes
         await self._mail.nc.publish(self._subject, orjson.dumps(request), reply=self._inbox)
@@ -72,7 +77,7 @@ class Pull:
         self._end()
 
     def _got(self, message: Msg) -> None:
-        self._came = True
+        self.trouble, self._came = None, True
         self.outstanding = max(0, self.outstanding - 1)
         if not self.outstanding:
             self._end()

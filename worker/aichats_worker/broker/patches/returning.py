@@ -125,7 +125,7 @@ class ComesBack(Client):
         self._look_up()
 
     async def _attempt_reconnect(self) -> None:
-        if (broken := _transport_of(self._transport)) is not None:  # closed already by then, unless it is held up
+        if (broken := transport_of(self._transport)) is not None:  # closed already by then, unless it is held up
             asyncio.get_running_loop().call_later(HANG_UP_SECONDS, broken.abort)
         await super()._attempt_reconnect()
         self._look_up()
@@ -206,7 +206,7 @@ class ComesBack(Client):
         self._max_payload = info.get("max_payload", self._max_payload)
 
 
-def _transport_of(transport: Any) -> asyncio.WriteTransport | None:
+def transport_of(transport: Any) -> asyncio.WriteTransport | None:
     """Return asyncio's transport below nats-py's, of TCP and TLS or of a websocket; None where there is none yet."""
     if (writer := getattr(transport, "_io_writer", None)) is not None:
         found: asyncio.WriteTransport | None = writer.transport

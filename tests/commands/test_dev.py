@@ -81,6 +81,19 @@ async def test_what_it_prints_to_copy_works_and_a_port_that_is_taken_is_passed_o
             await finished(dev.process)
 
 
+async def test_two_that_start_at_once_have_ports_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    devs = [Dev(await start("dev", cwd=cwd)) for cwd in (tmp_path, tmp_path / "a")]
+    try:
+        shown = [re.findall(r"(?:nats|http)://127.0.0.1:(\d+)", await dev.url() + dev.seen) for dev in devs]
+        assert not set(shown[0]) & set(shown[1])
+    finally:
+        for dev in devs:
+            dev.process.send_signal(signal.SIGINT)
+        for dev in devs:
+            await finished(dev.process)
+
+
 async def test_a_real_server_can_be_asked_through_it(tmp_path: Path, simulator: Simulator) -> None:
     base_url = f"{simulator.url}/v1"
     dev = Dev(await start("dev", "--provider", "openai", "--base-url", base_url, cwd=tmp_path, OPENAI_API_KEY="k3y"))

@@ -16,7 +16,7 @@ from rich.text import Text
 from aichats_worker.app import App
 from aichats_worker.commands.manners import Refused
 from aichats_worker.settings import Settings, load_settings, settings_without_environment
-from aichats_worker.simulator.broker import embedded_nats_server
+from aichats_worker.simulator.broker import NoServer, embedded_nats_server
 from aichats_worker.simulator.server import start_simulator
 
 Source = Literal["simulator", "aichats", "openai"]
@@ -49,9 +49,10 @@ class Playground:
         """
         async with AsyncExitStack() as stack:
             directory = Path(stack.enter_context(TemporaryDirectory(prefix="aichats-dev-")))
-            url = await stack.enter_async_context(embedded_nats_server(directory, port=free_port(NATS_PORT)))
+            url, nth = await _broker(stack, directory)
             simulator = await stack.enter_async_context(await start_simulator())
-            settings = self._settings(url, simulator.url, free_port(HTTP_PORT))
+            # Two that start at once have two brokers, and so begin to look at two ports.
+            settings = self._settings(url, simulator.url, free_port(HTTP_PORT + nth))
             # The level of configure_logging would hold requests that end well back.
             shown = structlog.make_filtering_bound_logger("info")
             structlog.configure(processors=[_Shown(console)], wrapper_class=shown)
@@ -83,6 +84,20 @@ class Playground:
             "aichats": settings.aichats_url,
             "openai": settings.openai_base_url,
         }[self.provider]
+
+
+async def _broker(stack: AsyncExitStack, directory: Path) -> tuple[str, int]:
+    """Start a broker on the first port that is free. Returns its URL, and how many ports were passed over."""
+    for _ in range(PORTS_TRIED):
+        port = free_port(NATS_PORT)
+        try:
+            url = await stack.enter_async_context(embedded_nats_server(directory, port=port))
+        except NoServer:
+            if free_port(NATS_PORT) == port:  # it was not for the port
+                raise
+        else:
+            return url, port - NATS_PORT
+    raise Refused(f"port after port from {NATS_PORT} on was taken a moment before")
 
 
 def free_port(first: int) -> int:

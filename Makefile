@@ -6,8 +6,8 @@ NATS_IMAGE ?= nats:2.15-alpine
 # What the image holds: `runtime`, or `otel` for traces as well.
 LOCK ?= runtime
 BIN := .venv/bin
-# Tests wait more than they compute: three at a time for each of two cores. Each process of pytest has servers of its own.
-SIDE_BY_SIDE ?= 6
+# Tests wait more than they compute: four at a time for each of two cores. Each process of pytest has servers of its own.
+SIDE_BY_SIDE ?= 8
 # Quiet twice: pip's warnings are about its own configuration, and errors still show. The locks are complete: nothing is resolved.
 PIP := $(BIN)/python -m pip install -qq --no-compile --no-build-isolation --no-deps
 UV := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
@@ -17,7 +17,7 @@ UV := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-containers coverage check schemas docs site bench scale count chaos soak fuzz chart chart-docs cluster image version wheel lock clean
+.PHONY: help demo test tests test-containers coverage check schemas docs site bench scale count chaos soak fuzz chart chart-docs cluster image version wheel lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 \t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -25,7 +25,10 @@ help: ## list the targets
 demo: .venv/.project ## see it work: a NATS server, a simulated provider and a worker, all on this machine
 	@$(BIN)/aichats-worker demo
 
-test: check ## format, lint, types, then all tests
+test: .venv/.project ## format, lint, types and all tests, side by side
+	@$(MAKE) --no-print-directory -j 2 check tests
+
+tests: .venv/.project
 	$(BIN)/pytest -n $(SIDE_BY_SIDE) --dist loadgroup $(ARGS)
 
 coverage: .venv/.project ## all tests once more, and which lines they leave out: with twice the CPU, so no part of `make test`

@@ -6,6 +6,7 @@ from typing import Any, cast
 import orjson
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
 
 from aichats_schemas import StreamEvent, parse_event
 
@@ -94,3 +95,15 @@ async def ask(
 
 def text_of(events: list[Any]) -> str:
     return "".join(event.data for event in events if event.type == "response")
+
+
+async def until_heard(nc: Client) -> None:
+    """Wait until a worker answers: one that is back has its subscriptions at the broker a moment later."""
+    async with asyncio.timeout(WAIT_SECONDS):
+        while True:
+            try:
+                await nc.request("$SRV.PING.ai-worker", b"", timeout=1)
+            except NatsError:
+                await asyncio.sleep(0.02)
+            else:
+                return

@@ -14,7 +14,6 @@ import nats
 import orjson
 import pytest
 from nats.aio.client import Client
-from nats.errors import Error as NatsError
 
 from aichats_schemas.subjects import Kind
 from aichats_worker.app import App
@@ -25,7 +24,7 @@ from tests.conftest import StartWorker
 from tests.direct.test_corridor import until
 from tests.link import Link, linked
 from tests.processes import ROOT, NatsServer, free_port
-from tests.requester import ask
+from tests.requester import ask, until_heard
 
 REQ = "ai.v1.req.text.default"
 ASK = "ai.v1.ask.text.default"
@@ -239,14 +238,9 @@ async def served(nc: Client) -> str:
 
 async def until_served(world: World) -> None:
     async with asyncio.timeout(60):
-        while True:
-            if world.nc.is_connected and world.app.broker.connection.is_connected:
-                try:
-                    await world.nc.request("$SRV.PING.ai-worker", b"", timeout=1)
-                except NatsError:
-                    continue
-                return
+        while not (world.nc.is_connected and world.app.broker.connection.is_connected):
             await asyncio.sleep(0.05)
+    await until_heard(world.nc)
 
 
 def test_every_fault_of_the_table_is_caused() -> None:

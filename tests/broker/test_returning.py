@@ -27,7 +27,7 @@ from tests.conftest import SpawnWorker, StartWorker
 from tests.direct.test_corridor import outcomes, until
 from tests.link import linked
 from tests.processes import NatsServer, free_port
-from tests.requester import Exchange, ask, text_of
+from tests.requester import Exchange, ask, text_of, until_heard
 
 REQ = "ai.v1.req.text.default"
 SHORT = b"[sim: words=1]"
@@ -62,6 +62,7 @@ async def probe() -> AsyncIterator[Callable[[NatsServer], Any]]:
 
 
 async def served(nc: Client) -> bool:
+    await until_heard(nc)
     return bool((await ask(nc, REQ, SHORT))[-1].type == "done")
 
 
@@ -490,6 +491,7 @@ async def test_a_worker_serves_over_websockets_and_comes_back(
         server.start()
         await until(lambda count=count: app.broker.connection.stats["reconnects"] == count)
         await until(lambda: app.health.ready()[0] and nc.is_connected)
+        await until_heard(nc)
     await nc.close()
 
 

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 import orjson
-import yaml
 from faststream.nats import NatsBroker
 from faststream.specification import AsyncAPI
 
@@ -64,6 +63,8 @@ def _as_json(document: Mapping[str, Any]) -> bytes:
 
 
 def _as_yaml(document: Mapping[str, Any]) -> bytes:
+    import yaml  # noqa: PLC0415 - a megabyte, for whoever asks for it in YAML
+
     written: bytes = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, encoding="utf-8", width=120)
     return written
 

@@ -94,6 +94,7 @@ class Evidence:
     Attributes:
         sent: When a job was first published, by its id.
         acked: When its acknowledgement came.
+        twice: Jobs that were submitted a second time, since it was not known whether they are stored.
         cancels: All cancels.
         readings: All live readings.
         copies: What came on a job's `reply_to`.
@@ -110,6 +111,7 @@ class Evidence:
 
     sent: dict[str, float] = field(default_factory=dict)
     acked: dict[str, float] = field(default_factory=dict)
+    twice: set[str] = field(default_factory=set)
     cancels: list[Cancel] = field(default_factory=list)
     readings: list[Reading] = field(default_factory=list)
     copies: dict[str, Copied] = field(default_factory=lambda: defaultdict(Copied))

@@ -58,6 +58,7 @@ class Case:
     copies: list[Event] = field(default_factory=list)
     calm: bool = False
     attempts_max: int = 5
+    twice: bool = False
     replay: Reading | None = None
 
     @property
@@ -95,6 +96,7 @@ def cases(plan: Plan, evidence: Evidence) -> Iterator[Case]:
             evidence.calls.get(job.id, []),
             copies=evidence.copies[job.id].events,
             calm=job.id in evidence.calm,
+            twice=job.again is not None or job.id in evidence.twice,
             attempts_max=plan.scale.attempts_max,
         )
         for job in plan.jobs
@@ -236,7 +238,7 @@ def _readers(case: Case) -> Iterator[str]:
 
 def _copies(case: Case) -> Iterator[str]:
     """Behind its sentinel comes nothing but what has come before, and what a fault has held on its way."""
-    most = COPIES_MAX + (case.job.again is not None)
+    most = COPIES_MAX + case.twice
     for what, count in Counter(_named(event) for event in case.copies if event["type"] != "status").items():
         if count > most:
             yield f"{what} came {count} times"

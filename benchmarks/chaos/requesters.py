@@ -17,6 +17,7 @@ from benchmarks.chaos.reader import Calm, Mailbox, read
 
 SUBMIT_SECONDS: Final = 120.0
 SUBMIT_TIMEOUT_SECONDS: Final = 3.0
+BELIEVED_SECONDS: Final = 20.0
 CANCEL_TIMEOUT_SECONDS: Final = 10.0
 FILL_SECONDS: Final = 20.0
 COPIES: Final = "_INBOX.chaos-copies"
@@ -90,15 +91,25 @@ class Requesters:
                 group.create_task(self._read(job, delay))
             if job.again is not None:
                 await asyncio.sleep(job.again)
-                await self._submit(job)  # refused while it is queued; later it is stored, and must run nothing
+                await self._publish(job)  # refused while it is queued; later it is stored, and must run nothing
 
     async def _submit(self, job: Job) -> bool:
-        deadline = time.monotonic() + SUBMIT_SECONDS
+        """Submit until it is stored: acknowledged, or twice refused for its being there, longer apart than a fault lasts.
+
+        A leader that is cut off counts among those of a subject what it has not stored yet, and then never stores it.
+        """
+        deadline, believed = time.monotonic() + SUBMIT_SECONDS, False
         while time.monotonic() < deadline:
             answer = await self._publish(job)
             refusal = answer.get("error")  # a refusal has a seq of 0 beside it
-            if (answer and not refusal) or "per subject" in (refusal or {}).get("description", ""):
-                return True  # stored; or it was before, and the acknowledgement was lost
+            if answer and not refusal:
+                return True
+            if "per subject" in (refusal or {}).get("description", ""):
+                if believed:
+                    return True
+                believed = True
+                await asyncio.sleep(BELIEVED_SECONDS)
+                self._evidence.twice.add(job.id)  # if it has ended meanwhile, it is stored once more
             await asyncio.sleep(0.2)
         return False
 

@@ -94,7 +94,7 @@ class Requesters:
                 await self._publish(job)  # refused while it is queued; later it is stored, and must run nothing
 
     async def _submit(self, job: Job) -> bool:
-        """Submit until it is stored: acknowledged, or twice refused for its being there, longer apart than a fault lasts.
+        """Submit until it is stored: acknowledged, or refused for its being there, twice and longer apart than a fault.
 
         A leader that is cut off counts among those of a subject what it has not stored yet, and then never stores it.
         """

@@ -49,6 +49,7 @@ class Cancel:
         answer: true, false, error, nobody (there is no worker), or None where nothing came.
         replied: When that was known.
         calm: No fault was near.
+        by_old_leader: A broker was cut off or frozen, and may have said what it knew before.
     """
 
     id: str
@@ -56,6 +57,7 @@ class Cancel:
     answer: str | None = None
     replied: float = 0.0
     calm: bool = False
+    by_old_leader: bool = False
 
 
 @dataclass

@@ -32,6 +32,9 @@ GOOD: Final = ("ok", SLOW)
 # Of one event at its `reply_to`: its writer's, and its of whoever went on for that one.
 COPIES_MAX: Final = 2
 HELD_MAX: Final = 1  # status of a job that was on its way when a fault began
+# A leader that is cut off, or wakes up, answers for some seconds with what it had, and no reader can tell.
+DEPOSING: Final = ("broker cut off", "broker frozen")
+LEADER_SECONDS: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +106,11 @@ def cases(plan: Plan, evidence: Evidence) -> Iterator[Case]:
         if job.id in evidence.acked
     }
     for cancel in evidence.cancels:
+        cancel.by_old_leader = any(
+            begin <= cancel.replied and cancel.sent <= end + LEADER_SECONDS
+            for begin, end, what in evidence.story
+            if what.startswith(DEPOSING)
+        )
         found[cancel.id].cancels.append(cancel)
     for reading in evidence.readings:
         found[reading.id].readings.append(reading)
@@ -216,10 +224,14 @@ def _cancels(case: Case) -> Iterator[str]:
             yield f"true, and the end is {case.code or 'no error'}"
         elif cancel.answer == "true" and end is not None and end.time > cancel.replied + SLACK_SECONDS:
             yield f"true {end.time - cancel.replied:.2f} s before the end was stored"
-        elif cancel.answer == "false" and (end is None or end.time > cancel.replied + SLACK_SECONDS):
+        elif cancel.answer == "false" and not cancel.by_old_leader and _ends_behind(end, cancel):
             yield "false, and it had not ended"
         elif cancel.answer in (None, "nobody") and cancel.calm:
             yield "nothing, though no fault was near"
+
+
+def _ends_behind(end: Stored | None, cancel: Cancel) -> bool:
+    return end is None or end.time > cancel.replied + SLACK_SECONDS
 
 
 def _readers(case: Case) -> Iterator[str]:

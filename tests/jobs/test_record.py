@@ -1,7 +1,7 @@
 """The fence by itself: who is refused, what was stored all the same, and what a delivery means for a record."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 
 import nats
@@ -9,6 +9,7 @@ import orjson
 import pytest
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
+from nats.js.api import StreamSource
 
 from aichats_worker.broker.bus import Bus
 from aichats_worker.errors import JobLost
@@ -17,12 +18,24 @@ from aichats_worker.jobs.queue import Job
 from aichats_worker.jobs.record import Crowded, Record
 from aichats_worker.jobs.records import Elsewhere, Ended, Exhausted, Records, Start, Taken
 from aichats_worker.request.call import job_call
-from tests.jobs.broker import Broker, StartJobs, broker, checked, flooded, start_jobs
+from tests.jobs.broker import WAIT_SECONDS, Broker, StartJobs, broker, checked, flooded, start_jobs
+from tests.jobs.provisioned import provisioner
 from tests.link import Link, linked
+from tests.processes import NatsServer
 
 __all__ = ["broker", "start_jobs"]
 
 ATTEMPTS_MAX = 3
+OUT = "ai.v1.out.t.r1"
+FOREIGN = b'{"stream":"AIJOBS","seq":2}'
+WITHOUT_BATCHES = """
+server_name: test
+accounts { A { jetstream: enabled, users: [
+  {user: operator, password: p}
+  {user: w, password: p, permissions: {publish: {deny: ["$JS.API.DIRECT.GET.>"]}}}
+] } }
+no_auth_user: operator
+"""
 
 
 def a_job(*, seq: int = 7, delivery: int = 1, kind: str = "text") -> Job:
@@ -182,6 +195,65 @@ async def test_a_purged_record_is_lost(streams: Broker, mine: Records) -> None:
     await streams.js.purge_stream("AIOUT")
     with pytest.raises(JobLost):
         await record.append(b"response", b'"one"')
+
+
+async def test_a_purged_record_is_lost_though_a_message_of_nobodys_has_come_since(
+    streams: Broker, mine: Records
+) -> None:
+    """Else an answer would go on behind its own purged beginning."""
+    record = await begun(mine, a_job())
+    await record.append(b"response", b'"one"')
+    await streams.js.purge_stream("AIOUT", subject=OUT)
+    await streams.nc.publish(OUT, FOREIGN)
+    await streams.nc.flush()
+    with pytest.raises(JobLost):
+        await record.append(b"response", b'"two"')
+
+
+async def test_a_mirror_of_the_records_is_not_asked(streams: Broker, mine: Records) -> None:
+    """It answers direct gets in its stream's place, keeps what it wants, and follows no purge."""
+    first = await begun(mine, a_job())
+    await first.append(b"done", b"{}")
+    await streams.nc.publish(OUT, FOREIGN)
+    await streams.js.add_stream(name="COPY", mirror=StreamSource(name="AIOUT"), max_msgs_per_subject=1)
+    async with asyncio.timeout(WAIT_SECONDS):
+        while (await streams.js.stream_info("COPY")).state.messages == 0:
+            await asyncio.sleep(0.02)
+    for _ in range(20):
+        place = await mine.place(a_job().call)
+        assert place.entry is not None
+        assert place.entry.is_end
+
+
+async def test_what_is_nobodys_is_read_once_by_whoever_looks_again_and_again(streams: Broker, mine: Records) -> None:
+    record = await begun(mine, a_job())
+    for _ in range(3):
+        await streams.nc.publish(OUT, FOREIGN)
+    await streams.nc.flush()
+    assert await record.is_ours()
+    assert record._last_seq == (await streams.js.get_last_msg("AIOUT", OUT)).seq
+    await record.append(b"done", b"{}")
+
+
+async def test_a_worker_that_may_not_read_in_batches_reads_one_by_one(
+    own_nats_server: Callable[..., NatsServer],
+) -> None:
+    """One of this version whose rights are an older one's: the broker does not answer what it does not allow."""
+    server = own_nats_server(WITHOUT_BATCHES)
+    operator = await nats.connect(server.url)
+    await provisioner(Bus(operator, operator.jetstream())).apply()
+    nc = await nats.connect(server.url, user="w", password="p")
+    records = await records_on(nc)
+    record = await begun(records, a_job())
+    for _ in range(3):
+        await operator.publish(OUT, FOREIGN)
+    await operator.flush()
+    await record.append(b"done", b"{}")
+    place = await records.place(a_job().call)
+    assert place.entry is not None
+    assert (place.entry.is_end, record.unsure) == (True, False)
+    await nc.close()
+    await operator.close()
 
 
 async def test_what_a_delivery_means_for_a_record(streams: Broker, mine: Records, theirs: Records) -> None:

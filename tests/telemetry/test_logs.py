@@ -167,6 +167,15 @@ def test_a_reason_is_new_once_and_the_memory_of_reasons_is_bounded() -> None:
     assert len(said._when) <= REASONS_MAX
 
 
+async def test_the_line_of_a_job_has_the_number_of_its_attempt(broker: Broker, start_jobs: StartJobs) -> None:
+    await start_jobs()
+    with capture_logs() as said:
+        await broker.submit("[sim: status=503 times=1 words=1]")
+        await broker.removed()
+        await until(lambda: len([line for line in said if line["event"] == "request ended"]) == 2)
+    assert [line["attempt"] for line in said if line["event"] == "request ended"] == [1, 2]
+
+
 async def test_a_stream_that_refuses_is_told_of_once_for_all_jobs_and_when_it_takes_events_again(
     broker: Broker, start_jobs: StartJobs
 ) -> None:

@@ -7,10 +7,11 @@ import aiohttp  # noqa: TID251 - what it does by itself is what is tested
 from aiohttp.client_proto import ResponseHandler  # noqa: TID251
 
 from aichats_worker.provider.http.protocol import Connector, Protocol
-from tests.provider.wire import wire
+from tests.provider.wire import HOLD, wire
 
 HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 CHUNKS_MAX = 50
+KEPT_CHUNKS = 16384  # of a body, before aiohttp reads no more
 
 
 def chunked(chunk: bytes, count: int) -> bytes:
@@ -69,6 +70,17 @@ async def test_what_was_paused_is_resumed() -> None:
         assert await seen.read(server.url, pause=0.01) == large * 8
     assert None in seen.parsed, "more was sent than is kept"
     assert 0 in seen.parsed, "what was left of a read is parsed once there is room"
+
+
+async def test_what_the_parser_holds_back_comes_though_nothing_more_arrives() -> None:
+    """Its own pause outlives that of the connection: here the last chunk of a read is one too many to be kept."""
+    seen = Seen(Protocol)
+    chunk = b"9\r\ndata: x\n\n\r\n"
+    rest = chunk * 1000 + b"0\r\n\r\n"
+    async with wire(lambda _: [HEAD + chunk, 0.2, chunk * KEPT_CHUNKS, 0.5, rest, HOLD]) as server:
+        async with asyncio.timeout(10):
+            assert await seen.read(server.url, pause=0.4) == b"data: x\n\n" * (1 + KEPT_CHUNKS + 1000)
+    assert None in seen.parsed
 
 
 async def test_the_workers_connections_speak_so() -> None:

@@ -13,6 +13,7 @@ from aichats_client import ClientError
 from aichats_worker.commands.asking import Asker, Options
 from aichats_worker.commands.manners import Unusable, finish, out, told
 from aichats_worker.commands.output import print_pieces
+from aichats_worker.starting import begun
 
 Said = dict[str, str]
 ROLES = ("system", "user", "assistant")
@@ -87,6 +88,7 @@ class Chat:
 
     def run(self) -> None:
         """Read questions and print answers until there are no more questions."""
+        begun()  # it may run for hours
         people = sys.stdin.isatty()
         if people:
             _with_line_editing()

@@ -96,7 +96,9 @@ class Fetching:
                 await asyncio.sleep(PAUSE_SECONDS)
             here = HERE_PER_SLOT * self._slots.count - self._jobs.here(self._kind)
             batch = min(self._slots.free, BATCH_MAX, here)
-            if batch > 0 and not self._pull.outstanding:
+            if batch <= 0:
+                self._pull.rest()
+            elif not self._pull.outstanding:
                 await self._ask(batch)
 
     def _tell(self, reason: str) -> None:

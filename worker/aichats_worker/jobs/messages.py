@@ -1,7 +1,8 @@
 """The messages of one stream: what is stored, read from the leader, whose word counts."""
 
+import time
 from base64 import b64decode
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
@@ -9,6 +10,7 @@ from typing import Any, Final
 import orjson
 from nats.aio.msg import Msg
 from nats.errors import NoRespondersError
+from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js.errors import APIError, NotFoundError
 
 from aichats_worker.jobs.mailbox import Mailbox, judged
@@ -19,9 +21,11 @@ NO_MESSAGE: Final = 10037
 MESSAGE_TOO_LARGE: Final = 10054  # more than the stream's max_msg_size
 EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
 SEQUENCE: Final = "Nats-Sequence"
+PREVIOUS: Final = "Nats-Last-Sequence"  # of the message before, in the same batch
 BATCH_MAX: Final = 500
 BATCH_MAX_BYTES: Final = 256 * 1024  # beside one of the largest
 BATCH_TIMEOUT_SECONDS: Final = 5.0
+NO_BATCH_SECONDS: Final = 60.0
 
 
 class Fenced(Exception):
@@ -62,6 +66,7 @@ class Messages:
         self._mail = mail
         self.stream = stream
         self.said = Said()
+        self._no_batch_until = float("-inf")
 
     @property
     def max_payload(self) -> int:
@@ -153,6 +158,8 @@ class Messages:
 
         By a batched direct get (ADR-31), for which nats-py has no call.
         """
+        if time.monotonic() < self._no_batch_until:
+            return []
         request = {"seq": seq, "next_by_subj": subject, "batch": BATCH_MAX}
         request["max_bytes"] = self.max_payload + BATCH_MAX_BYTES
         call = self._mail.bus.api(f"DIRECT.GET.{self.stream}")
@@ -160,7 +167,10 @@ class Messages:
             answers = await self._mail.ask_for_many(call, orjson.dumps(request), timeout_seconds=BATCH_TIMEOUT_SECONDS)
         except NoRespondersError:
             return []
-        return [_read_direct(answer) for answer in answers if SEQUENCE in (answer.headers or {})]
+        except NatsTimeoutError:  # denied, most likely: it is not asked again for a while
+            self._no_batch_until = time.monotonic() + NO_BATCH_SECONDS
+            return []
+        return list(_unbroken(answers, self.stream))
 
     async def _get(self, request: dict[str, Any]) -> StoredMessage | None:
         try:
@@ -177,6 +187,21 @@ class Messages:
             headers=_headers(b64decode(found.get("hdrs", ""))),
             time=epoch(found["time"]),
         )
+
+
+def _unbroken(answers: Iterable[Msg], stream: str) -> Iterator[StoredMessage]:
+    """Read the beginning of a batch up to where one is missing.
+
+    A mirror answers in its stream's place, and need not have the same messages: nothing of it is taken.
+    """
+    previous = 0
+    for answer in answers:
+        headers = answer.headers or {}
+        if headers.get("Nats-Stream") != stream or int(headers.get(PREVIOUS, "0")) != previous:
+            return
+        message = _read_direct(answer)
+        previous = message.seq
+        yield message
 
 
 def _read_direct(message: Msg) -> StoredMessage:

@@ -67,6 +67,11 @@ class Pull:
             request["max_bytes"] = max_bytes
         await self._mail.nc.publish(self._subject, orjson.dumps(request), reply=self._inbox)
 
+    def rest(self) -> None:
+        """Nothing is asked for now: whether what was wrong still is, is not known."""
+        if not self.outstanding:
+            self.trouble = None
+
     def look(self) -> None:
         """Give a request up that should have ended: the broker that had it is gone."""
         if self.outstanding and time.monotonic() > self._ends:

@@ -17,7 +17,7 @@ from nats.js.errors import APIError
 
 from aichats_worker.errors import JobLost, TooLarge, WorkerError
 from aichats_worker.jobs.copies import Copies
-from aichats_worker.jobs.entries import MARK, Entry, Mark, own_headers
+from aichats_worker.jobs.entries import MARK, Entry, Mark, Place, own_headers
 from aichats_worker.jobs.messages import MESSAGE_TOO_LARGE, Fenced, Messages
 from aichats_worker.jobs.reading import newest
 from aichats_worker.request.events import Envelope
@@ -27,6 +27,7 @@ log = structlog.get_logger(__name__)
 STORE_TIMEOUT_SECONDS: Final = 2.0
 PAUSE_MIN_SECONDS: Final = 0.1
 PAUSE_MAX_SECONDS: Final = 2.0
+QUIET_SECONDS: Final = 10.0  # longer than a try and the pause behind it
 # A word that took so long to come may have waited in the socket of a process that was frozen meanwhile.
 STALE_SECONDS: Final = 1.0
 # The mark, the fence and an error's own headers: what an event's body must leave free in a message.
@@ -125,8 +126,18 @@ class Record:
         Raises:
             nats.errors.Error: It cannot be found out.
         """
-        entry = (await newest(self._messages, self._subject, behind=self._last_seq)).entry
-        return entry is None or entry.mark.writer == self.mark.writer
+        place = await newest(self._messages, self._subject, behind=self._last_seq)
+        if place.entry is not None:
+            return place.entry.mark.writer == self.mark.writer
+        return await self._passes_over(place)
+
+    async def _passes_over(self, place: Place) -> bool:
+        """Take hold behind what is nobody's, so that it is read once. False where the record was purged before."""
+        if place.seq > self._last_seq:
+            if self._last_seq and await self._messages.at(self._last_seq) is None:
+                return False
+            self._last_seq = max(self._last_seq, place.seq)  # an event may have been stored meanwhile
+        return True
 
     async def _until_stored(self, tries_max: int | None) -> None:
         tries, pause = 0, PAUSE_MIN_SECONDS
@@ -140,13 +151,13 @@ class Record:
                     self._pending = None
                     raise TooLarge("max_payload: the broker takes no event of this size any more") from None
                 tries += 1
-                self.unsure = self.unsure or not isinstance(error, NOT_STORED)
                 if tries == tries_max:
                     raise
                 self._tell(error)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, PAUSE_MAX_SECONDS)
-        if tries and self._messages.said.forget():
+        # Who met the trouble may have lost its job meanwhile: then whoever comes later says that it is over.
+        if self._messages.said.forget(0 if tries else QUIET_SECONDS):
             log.info("jobs' events are stored again")
 
     def _tell(self, error: NatsError) -> None:
@@ -167,6 +178,9 @@ class Record:
                 seq = await self._messages.publish(
                     self._subject, payload, headers, expected=self._last_seq, timeout_seconds=STORE_TIMEOUT_SECONDS
                 )
+            except NatsError as error:
+                self.unsure = self.unsure or not isinstance(error, NOT_STORED)
+                raise
             except Fenced:
                 if not await self._caught_up() and time.monotonic() > due:
                     raise Crowded from None
@@ -212,10 +226,10 @@ class Record:
         is_ours = entry is not None and self._is_pending(entry)
         if entry is not None and is_ours:
             self._stored(entry.seq)
-        elif entry is not None or place.seq <= self._last_seq:  # refused, and nothing is there
-            self._lost = True
+        elif entry is not None or place.seq <= self._last_seq or not await self._passes_over(place):
+            self._lost = True  # somebody else's; or we were refused, and nothing is there any more
             raise JobLost
-        self._last_seq = place.seq
+        self._last_seq = max(self._last_seq, place.seq)
         return is_ours
 
     def _is_pending(self, entry: Entry) -> bool:

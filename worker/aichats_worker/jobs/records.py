@@ -108,7 +108,9 @@ class Records:
         """
         subject = self._subjects.out(call.tenant, call.id)
         async for entry in entries(self._messages, subject, 1, end.seq):
-            await (copies.end if entry.is_end else copies.copy)(entry.payload, entry.headers)
+            if entry.seq != end.seq:
+                await (copies.end if entry.is_end else copies.copy)(entry.payload, entry.headers)
+        await copies.end(end.payload, end.headers)  # it is at hand, whatever became of the record meanwhile
 
     async def begin(self, job: Job, copies: Copies | None = None) -> Start:
         """Begin an attempt of a job that was delivered: its first event is stored, or it is said why there is none.

@@ -177,7 +177,7 @@ class Jobs:
             with suppress(NatsError):
                 await self.queue.keep(job)
         started = job.of_attempt(start.attempt)
-        run.call = started.call
+        run.becomes(started.call)
         self.leases.check(job, lambda: _still_ours(start, run))
         with ExitStack() as kept:
             if copies is not None:

@@ -78,6 +78,9 @@ class ProviderCall:
     ) -> None:
         try:
             await self.items.aclose()
+        except BaseException as closing:
+            error = closing
+            raise
         finally:
             self._count(error)
             self._on_circuit.__exit__(kind, error, trace)

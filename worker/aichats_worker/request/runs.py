@@ -40,6 +40,11 @@ class Run:
         self._spent: Callable[[], Usage | None] = lambda: None
         self._ended: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
 
+    def becomes(self, call: Call) -> None:
+        """Go on as another attempt of the same request."""
+        self.call = call
+        self.account = call.account()
+
     def begin(self) -> None:
         """From here on a stop cancels the task that calls this.
 

@@ -23,10 +23,11 @@ class Said:
 
     def __init__(self) -> None:
         self._when: dict[str, float] = {}
+        self._last = 0.0
 
     def is_new(self, reason: str) -> bool:
         """Say whether a reason is to be told now, and take note of it."""
-        now = time.monotonic()
+        now = self._last = time.monotonic()
         if now - self._when.get(reason, float("-inf")) < SAY_AGAIN_SECONDS:
             return False
         if len(self._when) >= REASONS_MAX:
@@ -34,9 +35,15 @@ class Said:
         self._when[reason] = now
         return True
 
-    def forget(self) -> bool:
-        """Tell everything anew from here on. Returns whether there was anything."""
+    def forget(self, quiet_seconds: float = 0) -> bool:
+        """Tell everything anew from here on. Returns whether there was anything.
+
+        Args:
+            quiet_seconds: Do it only where there was no reason of any kind for so long.
+        """
         said = bool(self._when)
+        if said and time.monotonic() - self._last < quiet_seconds:
+            return False
         self._when.clear()
         return said
 

@@ -24,13 +24,21 @@ class Protocol(ResponseHandler):
 
     Attributes:
         used: A call has gone out on it.
+        was_paused: In this call; from then on aiohttp does as it always does, since its parser may still hold back what
+            it was given after reading had been resumed.
     """
 
     used = False
+    was_paused = False
+
+    def pause_reading(self) -> None:
+        """Read no more, until there is room."""
+        self.was_paused = True
+        super().pause_reading()
 
     def resume_reading(self, resume_parser: bool = True) -> None:
-        """Read on, where the buffer had been full."""
-        if self._reading_paused:
+        """Read on, where there may be something to read on with."""
+        if self.was_paused:
             super().resume_reading(resume_parser)
 
 
@@ -43,7 +51,7 @@ class Telling(BaseConnector):
         protocol = connection.protocol
         assert isinstance(protocol, Protocol)  # noqa: S101
         CONNECTED.get()(protocol.used)
-        protocol.used = True
+        protocol.used, protocol.was_paused = True, False
         return connection
 
 

@@ -54,14 +54,18 @@ class _Clock:
         self.phase: Phase = "connect"
         self.seconds = timeouts.connect
         self.reused = False
-        self._timer = timer
+        self._timer: asyncio.Timeout | None = timer
         self._first_byte = timeouts.first_byte
+
+    def stop(self) -> None:
+        """Let the timer go: it knows the task, and the task's context this clock."""
+        self._timer = None
 
     def connected(self, reused: bool) -> None:
         """The request goes out now."""
         self.reused = reused
         self.phase, self.seconds = "first_byte", self._first_byte
-        if not self._timer.expired():
+        if self._timer is not None and not self._timer.expired():
             self._timer.reschedule(asyncio.get_running_loop().time() + self._first_byte)
 
 
@@ -164,6 +168,8 @@ class Upstream:
             if isinstance(error, UPSTREAM_ERRORS):
                 raise as_worker_error(error) from None
             raise
+        finally:
+            clock.stop()
 
 
 async def _first_of_refusal(response: aiohttp.ClientResponse) -> bytes | None:

@@ -2,8 +2,8 @@
 
 The worker runs under valgrind's callgrind, which counts and does not time. What ticks in the worker by the clock is
 counted by itself first, and taken off for the seconds that each round took: a busy machine shows nearly the same. The
-figures are compared with benchmarks/instructions.json: what is more than 5 % worse twice in a row ends with status 1
-and both numbers. `--write` keeps what was counted there instead. They hold for one version of Python and one kind of
+figures are compared with benchmarks/instructions.json: what is more than 5 % worse three times ends with status 1 and
+both numbers. `--write` keeps what was counted there instead. They hold for one version of Python and one kind of
 event loop; where none are kept for those, or there is no valgrind, it says so and compares nothing.
 """
 
@@ -33,6 +33,7 @@ from tests.processes import NatsServer
 
 KEPT: Final = Path(__file__).with_suffix(".json")
 WORSE_MAX: Final = 0.05
+AGAIN_MAX: Final = 2
 TIMES: Final = 8  # the smallest count is kept: how much comes at once is chance, and what else runs only adds
 IDLE_SECONDS: Final = 2.0
 IDLE_TIMES: Final = 3
@@ -198,7 +199,9 @@ def main() -> None:
     if options.write:
         KEPT.write_text(json.dumps(dict(sorted((kept | {key: found}).items())), indent=2) + "\n")
         return
-    if compared(found, kept[key]):
+    for _ in range(AGAIN_MAX):
+        if not compared(found, kept[key]):
+            break
         print("once more:")
         again = asyncio.run(count(options.dialect))
         found = {what: min(instructions, again[what]) for what, instructions in found.items()}

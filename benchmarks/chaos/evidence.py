@@ -71,6 +71,8 @@ class Reading:
         ended: It got the final event.
         wrong: What nothing excuses.
         point: The last event's place.
+        refused: When it was told that there is no such job; 0 for never.
+        by_old_leader: It was, while a broker was cut off or frozen, and may have said what it knew before.
     """
 
     id: str
@@ -79,6 +81,8 @@ class Reading:
     ended: bool = False
     wrong: list[str] = field(default_factory=list)
     point: Point = NOTHING
+    refused: float = 0.0
+    by_old_leader: bool = False
 
 
 @dataclass

@@ -106,17 +106,23 @@ def cases(plan: Plan, evidence: Evidence) -> Iterator[Case]:
         if job.id in evidence.acked
     }
     for cancel in evidence.cancels:
-        cancel.by_old_leader = any(
-            begin <= cancel.replied and cancel.sent <= end + LEADER_SECONDS
-            for begin, end, what in evidence.story
-            if what.startswith(DEPOSING)
-        )
+        cancel.by_old_leader = _deposed(evidence, cancel.sent, cancel.replied)
         found[cancel.id].cancels.append(cancel)
     for reading in evidence.readings:
+        reading.by_old_leader = bool(reading.refused) and _deposed(evidence, reading.refused, reading.refused)
         found[reading.id].readings.append(reading)
     for reading in evidence.replays:
         found[reading.id].replay = reading
     yield from found.values()
+
+
+def _deposed(evidence: Evidence, first: float, last: float) -> bool:
+    """Whether a leader may not have known then that it was none any more."""
+    return any(
+        begin <= last and first <= end + LEADER_SECONDS
+        for begin, end, what in evidence.story
+        if what.startswith(DEPOSING)
+    )
 
 
 def violations(case: Case) -> Iterator[Violation]:
@@ -241,6 +247,8 @@ def _readers(case: Case) -> Iterator[str]:
             if place(event) != (0, 0) and record.get(place(event)) != event:
                 yield f"{what} brought {event}"
     for reading in [*case.readings, *([case.replay] if case.replay else [])]:
+        if reading.by_old_leader:
+            continue
         yield from reading.wrong
         if not (reading.ended or reading.wrong):
             yield f"a resume did not end, {len(reading.events)} events, asked {reading.asked} times"

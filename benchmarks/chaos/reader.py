@@ -106,6 +106,7 @@ async def _ask(mailbox: Mailbox, reply: str, came: Inbox, reading: Reading) -> s
     if not refusal:
         return "a sentinel without an end"
     if not refusal["retryable"]:
+        reading.refused = time.time()
         reading.wrong.append(f"refused: {refusal}")
     return ""  # it may ask again
 

@@ -204,8 +204,7 @@ async def test_a_purged_record_is_lost_though_a_message_of_nobodys_has_come_sinc
     record = await begun(mine, a_job())
     await record.append(b"response", b'"one"')
     await streams.js.purge_stream("AIOUT", subject=OUT)
-    await streams.nc.publish(OUT, FOREIGN)
-    await streams.nc.flush()
+    await streams.js.publish(OUT, FOREIGN)
     with pytest.raises(JobLost):
         await record.append(b"response", b'"two"')
 
@@ -228,10 +227,9 @@ async def test_a_mirror_of_the_records_is_not_asked(streams: Broker, mine: Recor
 async def test_what_is_nobodys_is_read_once_by_whoever_looks_again_and_again(streams: Broker, mine: Records) -> None:
     record = await begun(mine, a_job())
     for _ in range(3):
-        await streams.nc.publish(OUT, FOREIGN)
-    await streams.nc.flush()
+        last = await streams.js.publish(OUT, FOREIGN)
     assert await record.is_ours()
-    assert record._last_seq == (await streams.js.get_last_msg("AIOUT", OUT)).seq
+    assert record._last_seq == last.seq
     await record.append(b"done", b"{}")
 
 
@@ -246,8 +244,7 @@ async def test_a_worker_that_may_not_read_in_batches_reads_one_by_one(
     records = await records_on(nc)
     record = await begun(records, a_job())
     for _ in range(3):
-        await operator.publish(OUT, FOREIGN)
-    await operator.flush()
+        await operator.jetstream().publish(OUT, FOREIGN)
     await record.append(b"done", b"{}")
     place = await records.place(a_job().call)
     assert place.entry is not None

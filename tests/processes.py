@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 START_TIMEOUT_SECONDS = 60.0  # on a machine that is busy with other tests
 STOP_TIMEOUT_SECONDS = 10.0
 PORTS = range(10_000, 32_000)  # below those that the system gives to outgoing connections and to whoever asks for any
-PORTS_OF_A_PROCESS = 200
+PORTS_OF_A_PROCESS = 500  # more than a long run takes: one whose server is down for a moment is free to look at
 
 
 def _own_ports() -> Iterator[int]:

@@ -2,9 +2,7 @@
 
 import asyncio
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,7 +19,7 @@ from nats.errors import Error as NatsError
 from aichats_worker.simulator.broker import binary
 from benchmarks.chaos.plan import ACK_WAIT_SECONDS, STREAMS
 from tests.link import Link, linked
-from tests.processes import output_of
+from tests.processes import free_port, output_of
 
 BROKERS: Final = 3
 API_TIMEOUT_SECONDS: Final = 2.0
@@ -30,8 +28,6 @@ STOP_SECONDS: Final = 10.0
 PAUSE_SECONDS: Final = 0.2
 KEPT_SECONDS: Final = 4 * 3600  # a record outlives its run
 CONSUMERS: Final = ("ai-workers-text", "ai-workers-image")
-# Outside of the range that the system gives to clients: a reconnect to a broker that is away could meet itself there.
-PORTS: Final = range(12_000, 30_000)
 
 CONFIG: Final = """
 server_name: b{number}
@@ -98,7 +94,7 @@ class Cluster:
     """All brokers. A context: they run inside of it."""
 
     def __init__(self, directory: Path) -> None:
-        ports = free_ports(2 * BROKERS)
+        ports = [free_port() for _ in range(2 * BROKERS)]
         routes = ports[BROKERS:]
         self.brokers = [Broker(directory, n, ports[n], routes[n]) for n in range(BROKERS)]
         self._stack = AsyncExitStack()
@@ -225,18 +221,3 @@ async def update(nc: Client, stream: str, **changes: Any) -> dict[str, Any]:
     was: dict[str, Any] = (await persist(nc, f"STREAM.INFO.{stream}"))["config"]
     await persist(nc, f"STREAM.UPDATE.{stream}", was | changes)
     return was
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports on loopback that nobody listens on at this moment, and that no client is given."""
-    found: list[int] = []
-    while len(found) < count:
-        port = random.choice(PORTS)  # noqa: S311
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        if port not in found:
-            found.append(port)
-    return found

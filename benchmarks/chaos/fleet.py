@@ -10,7 +10,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import Final
 
-from benchmarks.chaos.cluster import Broker, free_ports
+from benchmarks.chaos.cluster import Broker
 from benchmarks.chaos.plan import SLOTS, Clock
 from tests.link import Link, linked
 from tests.processes import WorkerProcess
@@ -59,13 +59,11 @@ class Worker:
             SETTINGS
             | self._settings
             | {
-                "WORKER_HTTP_PORT": str(free_ports(1)[0]),
                 "NATS_URL": ",".join(link.url for link in self.links),
                 "CHAOS_CLOCK": f"{self.clock.first},{self.clock.then},{self.clock.step_at}",
             }
         )
         self._process = WorkerProcess(self._directory, settings)
-        self._process.http_port = int(settings["WORKER_HTTP_PORT"])
         if self.clock.off:
             self._process.command = [sys.executable, "-m", "benchmarks.chaos.clock", "run"]
         self._process.start()

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from contextlib import nullcontext
 from typing import Any
 
 import nats
@@ -247,13 +248,15 @@ async def test_an_event_that_is_larger_than_the_brokers_limit_now_ends_the_resum
     await nc.close()
 
 
+@pytest.mark.parametrize("pause", [None, 0.001], ids=["in silence", "in a flood of what no worker has stored"])
 async def test_a_job_that_is_removed_in_the_middle_ends_the_resume(
-    broker: Broker, start_jobs: StartJobs, monkeypatch: pytest.MonkeyPatch
+    broker: Broker, start_jobs: StartJobs, monkeypatch: pytest.MonkeyPatch, pause: float | None
 ) -> None:
     monkeypatch.setattr("aichats_worker.control.resume.LOOK_AGAIN_SECONDS", 0.5)
     await start_jobs()
     await stored(broker, 5, ended=False)
-    events = await answer_of(broker, {"id": "r1"})
+    async with nullcontext() if pause is None else flooded(broker, pause):
+        events = await answer_of(broker, {"id": "r1"})
     assert events[-1].data.code == "internal"
 
 
@@ -298,17 +301,6 @@ async def test_a_flood_of_what_no_worker_has_stored_keeps_no_resume_from_its_end
             assert await replies_to(broker.nc, "ai.v1.ctl.cancel.t.r1") == [b'{"cancelled":false}']
         link.delay_seconds = 0
         await app.drain()
-
-
-async def test_a_flood_of_what_no_worker_has_stored_hides_no_job_that_is_gone(
-    broker: Broker, start_jobs: StartJobs, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("aichats_worker.control.resume.LOOK_AGAIN_SECONDS", 0.5)
-    await start_jobs()
-    await stored(broker, 5, ended=False)
-    async with flooded(broker, 0.001):
-        events = await answer_of(broker, {"id": "r1"})
-    assert events[-1].data.code == "internal"
 
 
 async def test_a_worker_that_drains_ends_its_resumes_and_takes_no_more(broker: Broker, start_jobs: StartJobs) -> None:

@@ -223,14 +223,14 @@ class Record:
         """
         place = await newest(self._messages, self._subject, behind=self._last_seq)
         entry = place.entry
-        is_ours = entry is not None and self._is_pending(entry)
-        if entry is not None and is_ours:
+        if entry is not None and self._is_pending(entry):
             self._stored(entry.seq)
-        elif entry is not None or place.seq <= self._last_seq or not await self._passes_over(place):
+            self._last_seq = place.seq  # what is behind it is nobody's
+            return True
+        if entry is not None or place.seq <= self._last_seq or not await self._passes_over(place):
             self._lost = True  # somebody else's; or we were refused, and nothing is there any more
             raise JobLost
-        self._last_seq = max(self._last_seq, place.seq)
-        return is_ours
+        return False
 
     def _is_pending(self, entry: Entry) -> bool:
         if self._pending is None:

@@ -109,6 +109,34 @@ async def test_nats_py_reads_the_limit_of_a_message_in_the_first_info_alone(
     assert nc.max_payload == 1024 * 1024
 
 
+async def back_at_a_server_that_takes_less(server: NatsServer, nc: Any) -> list[bytes]:
+    """Publish much and little while there is no server, and have one come that takes only little."""
+    listener = await nc.subscribe("said")  # is there again before what waits goes out
+    await nc.flush()
+    server.kill()
+    await until(lambda: not nc.is_connected)
+    await nc.publish("said", bytes(100_000))
+    await nc.publish("said", b"little")
+    server.configure("max_payload: 65536")
+    server.start()
+    try:
+        return [(await listener.next_msg(timeout=3)).data]
+    except NatsError:  # nothing came, or the connection is closed for good
+        return []
+
+
+async def test_what_waits_for_nats_py_and_is_too_large_costs_what_waits_behind_it(
+    server: NatsServer, bare: Any
+) -> None:
+    assert await back_at_a_server_that_takes_less(server, await bare(server.url)) == []
+
+
+async def test_what_waits_and_is_too_large_costs_nothing_else(server: NatsServer, ours: Any) -> None:
+    nc = await ours(server.url)
+    assert await back_at_a_server_that_takes_less(server, nc) == [b"little"]
+    assert nc.breaks == 1
+
+
 async def test_nats_py_keeps_the_public_key_of_a_seed_that_was_rotated(
     own_nats_server: MakeServer, bare: Any, tmp_path: Path
 ) -> None:

@@ -3,9 +3,10 @@
 Its reconnect task ends for good at whatever it does not expect: a signature that cannot be made, a callback that
 raises. It reads a certificate once, and a public key once. A connection that was refused is never closed on our side.
 Any `-ERR` but a permission's closes it for good, though the server may go on, and closes the connection itself where it
-does not. The limit of a message is read in the first INFO alone. Before it looks for another server, it waits until the
-one that broke has taken what was written, which a silent one never does. Of a connection that breaks nobody is told
-whether what was published on it has arrived, and a flush waits for a PONG that never comes.
+does not. The limit of a message is read in the first INFO alone, and what waits for a connection goes out on it though
+it is too large there. Before it looks for another server, it waits until the one that broke has taken what was written,
+which a silent one never does. Of a connection that breaks nobody is told whether what was published on it has arrived,
+and a flush waits for a PONG that never comes.
 """
 
 import asyncio
@@ -176,6 +177,7 @@ class ComesBack(Client):
             await super()._process_connect_init()
             if not self.is_connected:  # the server's end of the connection came in place of its PONG
                 raise NatsError("nats: the server closed the connection")  # noqa: TRY301
+            self._drop_what_is_too_large()
         except (OSError, NatsError, TimeoutError) as error:
             self._give_up()
             if "expecting INFO" in str(error) and not self.options["tls_handshake_first"]:
@@ -184,6 +186,14 @@ class ComesBack(Client):
         except Exception as error:
             self._give_up()
             raise NatsError(f"nats: {type(error).__name__}: {error}") from error
+
+    def _drop_what_is_too_large(self) -> None:
+        """Forget what waits and passes the limit of this server: it would end the connection, and cost all the rest.
+
+        Whoever published it finds that the limit is another one now.
+        """
+        self._pending = [command for command in self._pending if _payload_bytes(command) <= self._max_payload]
+        self._pending_data_size = sum(map(len, self._pending))
 
     def _give_up(self) -> None:
         if self._transport is not None:
@@ -204,6 +214,13 @@ class ComesBack(Client):
             info = {name: value for name, value in info.items() if name != "connect_urls"}
         await super()._process_info(info, initial_connection)
         self._max_payload = info.get("max_payload", self._max_payload)
+
+
+def _payload_bytes(command: bytes) -> int:
+    """Return what the server measures of a command that waits: its headers and its body."""
+    if not command.startswith((b"PUB ", b"HPUB ")):
+        return 0
+    return int(command[: command.index(b"\r\n")].rpartition(b" ")[2])
 
 
 def transport_of(transport: Any) -> asyncio.WriteTransport | None:

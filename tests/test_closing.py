@@ -1,12 +1,14 @@
 """How a worker in this process closes: what it leaves, and what it does where the broker is away."""
 
 import asyncio
+import gc
 
 import pytest
 from nats.aio.client import Client
 from nats.errors import NoRespondersError
 
 from aichats_worker.app import App
+from aichats_worker.broker.patches.subscribing import settle
 from aichats_worker.settings import load_settings
 from tests.conftest import StartWorker
 from tests.direct.test_corridor import until
@@ -77,6 +79,26 @@ async def test_a_worker_that_is_stopped_while_the_broker_is_away_ends(
         assert await app.drain() == 0
     assert app._nc is not None
     assert app._nc.is_closed, "else it would go on trying to come back"
+
+
+async def test_a_broker_that_falls_silent_at_the_very_end_is_no_defect_in_the_log(
+    nats_server: NatsServer,
+    start_worker: StartWorker,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with linked(nats_server.port) as link:
+        app = await start_worker(nats_url=link.url, worker_drain_timeout_seconds=0)
+
+        async def settled_once_more(nc: Client) -> None:
+            await settle(nc)
+            link.down.clear()
+
+        monkeypatch.setattr("aichats_worker.app.settle", settled_once_more)
+        await app.drain()
+        await asyncio.sleep(0)
+        gc.collect()
+    assert not [record.getMessage() for record in caplog.records if record.name == "asyncio"]
 
 
 async def test_a_start_that_a_stop_overtakes_serves_no_jobs(nats_server: NatsServer) -> None:

@@ -143,7 +143,7 @@ class Cluster:
     async def leader(self, nc: Client, stream: str) -> Broker:
         """Return who leads a stream."""
         info = await persist(nc, f"STREAM.INFO.{stream}")
-        name = info["cluster"].get("leader")
+        name = (info.get("cluster") or {}).get("leader")
         return next((broker for broker in self.brokers if broker.name == name), self.brokers[0])
 
     async def settled(self, nc: Client) -> None:
@@ -156,7 +156,8 @@ class Cluster:
         wanted += [f"CONSUMER.INFO.AIJOBS.{consumer}" for consumer in CONSUMERS]
         deadline = time.monotonic() + PERSIST_SECONDS
         while wanted:
-            if not _whole((await persist(nc, wanted[-1]))["cluster"]):
+            info = await persist(nc, wanted[-1])
+            if not _whole(info.get("cluster") or {}):  # a broker that is just coming back may leave it out
                 if time.monotonic() > deadline:
                     raise ApiError(f"not whole again after {PERSIST_SECONDS:g} s: {wanted[-1]}")
                 await asyncio.sleep(PAUSE_SECONDS)

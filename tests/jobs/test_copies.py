@@ -4,6 +4,7 @@ import asyncio
 
 from nats.aio.msg import Msg
 
+from aichats_worker.jobs.copies import OURS_MAX_SECONDS
 from aichats_worker.simulator.server import Simulator
 from tests.conftest import StartWorker
 from tests.jobs.broker import WAIT_SECONDS, Broker, StartJobs, broker, serving_jobs, start_jobs
@@ -34,3 +35,27 @@ async def test_a_worker_that_was_cut_off_says_nothing_behind_anothers_end(
         await broker.nc.flush()
         assert copies.empty(), (await copies.get()).data
         await first.drain()
+
+
+async def test_a_status_is_not_said_on_an_old_word_that_the_job_is_still_ours(
+    broker: Broker, start_worker: StartWorker, simulator: Simulator
+) -> None:
+    async with linked(broker.server.port) as link:
+        worker = await start_worker(nats_url=link.url, worker_jobs=True, worker_keepalive_seconds=1)
+        await serving_jobs(worker)
+        inbox, copies = broker.nc.new_inbox(), asyncio.Queue[Msg]()
+        await broker.nc.subscribe(inbox, cb=copies.put)
+        simulator.script(b"data: one\n", 120)
+        await broker.submit("[sim: words=2]", reply_to=inbox)
+        async with asyncio.timeout(WAIT_SECONDS):
+            while b'"working"' not in (await copies.get()).data:
+                pass
+            link.delay_seconds = OURS_MAX_SECONDS * 0.7  # there and back it is more
+            await asyncio.sleep(1)  # what was asked and said before
+            while not copies.empty():
+                copies.get_nowait()
+            await asyncio.sleep(4)  # for a few
+            assert copies.empty(), (await copies.get()).data
+            link.delay_seconds = 0
+            assert b'"working"' in (await copies.get()).data
+        await worker.drain()

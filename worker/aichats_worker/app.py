@@ -298,6 +298,8 @@ class App:
     async def _disconnect(self, stopping: Stopping) -> None:
         """Close the connection to the broker: with its word that it has all, for which half of what is left is."""
         seconds = 0 if stopping.silent else stopping.left(STOP_SECONDS) / 2
+        if self._nc is not None:  # where it is cut short instead, asyncio finds exceptions that nobody has looked at
+            self._nc.options["drain_timeout"] = seconds / 2
         try:
             await within(seconds, self._flushed(), "disconnect")
         except (NatsError, OSError, TimeoutError) as error:

@@ -1,7 +1,9 @@
 """A job's events where its `reply_to` says: each once it is stored, then the sentinel; in silence a `status`."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
 
 import structlog
 from nats.errors import Error as NatsError
@@ -9,6 +11,9 @@ from nats.errors import Error as NatsError
 from aichats_worker.errors import WorkerError
 from aichats_worker.request.events import status_outside
 from aichats_worker.request.watch import Line, Outlet
+
+# How old the word may be that a job is still ours: a line that was cut brings it when another one has ended the job.
+OURS_MAX_SECONDS: Final = 1.0
 
 log = structlog.get_logger(__name__)
 
@@ -54,8 +59,9 @@ class Copies(Outlet):
             self._saying = asyncio.create_task(self._say(self.ours), name="status")
 
     async def _say(self, ours: Callable[[], Awaitable[bool]]) -> None:
+        asked = time.monotonic()
         try:
-            if await ours() and not self._closed:
+            if await ours() and not self._closed and time.monotonic() - asked <= OURS_MAX_SECONDS:
                 await self._send(self._status)
         except (NatsError, WorkerError) as error:
             log.debug("a job's status is not published", error=type(error).__name__)

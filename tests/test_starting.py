@@ -21,6 +21,21 @@ of_a_worker = {"aiohttp.client", "faststream", "prometheus_client", "structlog",
 of_a_worker |= {"aichats_worker.wiring", "aichats_worker.app"}
 print(*sorted(of_a_worker & set(sys.modules)))
 """
+# A port that is taken: all is imported that is needed up to there.
+WORKER = """
+import os, socket, sys
+from aichats_worker.__main__ import main
+with socket.create_server(("127.0.0.1", 0)) as taken:
+    os.environ |= {"WORKER_HTTP_HOST": "127.0.0.1", "WORKER_HTTP_PORT": str(taken.getsockname()[1])}
+    sys.argv = ["aichats-worker", "run"]
+    try:
+        main()
+    except SystemExit as ended:
+        print(ended.code)
+needless = {"typer", "rich", "nkeys", "nacl", "aiohttp_socks", "python_socks", "aichats_client", "yaml"}
+needless |= {"opentelemetry.sdk", "aiohttp.web", "aichats_worker.simulator"}
+print(*(name for name in sorted(needless & set(sys.modules)) if "__file__" in vars(sys.modules[name])))
+"""
 LATER = """
 import sys
 from aichats_worker.starting import import_when_used
@@ -67,6 +82,12 @@ def test_a_command_starts_without_what_only_a_worker_needs() -> None:
     """Or each `ask` would wait for it."""
     done = run(COMMAND)
     assert (done.returncode, done.stdout) == (0, "3\n\n"), done.stderr
+
+
+def test_a_worker_has_not_imported_what_it_may_never_need() -> None:
+    """Or it would hold five megabytes more for as long as it runs."""
+    done = run(WORKER)
+    assert (done.returncode, done.stdout) == (0, "2\n\n"), done.stderr
 
 
 @pytest.mark.parametrize("code", [LATER, HIDDEN, COLLECTING], ids=["later", "hidden", "collecting"])

@@ -9,7 +9,7 @@ from cloudcoil.models.prometheus_operator.v1 import PodMonitor, PrometheusRule
 from kubernetes_validate.utils import validate
 
 from aichats_worker.broker.stopping import STOP_SECONDS
-from aichats_worker.commands.manners import STATUS_ERROR, STATUS_USAGE
+from aichats_worker.commands.ending import STATUS_ERROR, STATUS_USAGE
 from aichats_worker.tracing.exporting import FLUSH_TIMEOUT_SECONDS
 from tests.chart.conftest import Objects, Render, container, deployment, environment, the
 from tests.chart.written import CHART

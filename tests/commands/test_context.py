@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from aichats_worker.commands.manners import settings_of
+from aichats_worker.settings import load_settings
 from tests.commands.test_commands import command
 from tests.processes import NatsServer
 
@@ -63,4 +64,4 @@ async def test_a_command_goes_where_its_context_says_and_a_variable_wins(
 def test_a_worker_goes_by_its_variables_alone(contexts: Path) -> None:
     write(contexts, url="nats://a:1")
     assert settings_of().nats_servers == ["nats://a:1"]
-    assert settings_of(by_context=False).nats_servers == ["nats://127.0.0.1:4222"]
+    assert load_settings().nats_servers == ["nats://127.0.0.1:4222"]

@@ -9,11 +9,15 @@ def main() -> None:
     """Run the command line. Where the install has only the client, say what is missing."""
     begin()
     import_when_used("aiohttp")  # nats-py imports it for brokers of ws://, with all of the system's certificates
+    import_when_used("nkeys")  # FastStream imports it, and it is needed where NATS_CREDS or NATS_NKEY is set
     try:
-        from aichats_worker.commands.line import app  # noqa: PLC0415 - it needs an extra, and this says which one
+        if sys.argv[1:] == ["run"]:  # a worker stays, and with it all that it has imported
+            from aichats_worker.commands.running import run as command  # noqa: PLC0415
+        else:
+            from aichats_worker.commands.line import app as command  # noqa: PLC0415
     except ModuleNotFoundError as error:
         sys.exit(f"aichats-worker needs {error.name}, which comes with: pip install 'aichats-worker[worker]'")
-    app()
+    command()
 
 
 if __name__ == "__main__":

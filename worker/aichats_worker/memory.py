@@ -45,7 +45,7 @@ def give_back() -> None:
 
 
 async def giving_back() -> None:
-    """Give memory back from time to time, until cancelled."""
+    """Give back at once what it took to start, and from time to time what came free since, until cancelled."""
     while True:
-        await asyncio.sleep(GIVE_BACK_SECONDS)
         give_back()
+        await asyncio.sleep(GIVE_BACK_SECONDS)

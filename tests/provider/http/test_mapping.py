@@ -1,4 +1,4 @@
-"""No exception of the HTTP libraries reaches the requester as `internal`."""
+"""No exception of the libraries for HTTP and SOCKS reaches the requester as `internal`."""
 
 import asyncio
 import importlib
@@ -10,13 +10,13 @@ from types import ModuleType
 from typing import Any
 
 import aiohttp  # noqa: TID251 - its exceptions are what is tested
-import aiohttp_socks
 import pytest
 import python_socks
 from aiohttp import client_exceptions, http_exceptions  # noqa: TID251
 
 from aichats_worker.errors import BadResponse, DeadlineExceeded, ProviderUnavailable
 from aichats_worker.provider.http.failures import UPSTREAM_ERRORS, as_worker_error
+from aichats_worker.provider.http.socks import FAILURES
 
 # What no HTTP client call can raise: the server's side, websockets, the parser's and the event loop's own signals.
 NOT_OURS = {
@@ -42,24 +42,26 @@ def is_ours(kind: type[BaseException]) -> bool:
     return not issubclass(kind, Warning) and not any(name.startswith(other) for other in NOT_OURS)
 
 
-def raisable() -> list[type[BaseException]]:
-    kinds = {
+def raised_by(package: ModuleType) -> set[type[BaseException]]:
+    return {
         kind
-        for package in (aiohttp, aiohttp_socks, python_socks)
         for module in modules(package)
         for _, kind in inspect.getmembers(module, inspect.isclass)
-        if issubclass(kind, Exception) and kind.__module__.startswith(("aiohttp", "python_socks")) and is_ours(kind)
+        if issubclass(kind, Exception) and kind.__module__.startswith(package.__name__) and is_ours(kind)
     }
+
+
+def raisable() -> list[type[BaseException]]:
     standard = {
         asyncio.IncompleteReadError, asyncio.TimeoutError, TimeoutError, OSError, ConnectionResetError, BrokenPipeError,
         ConnectionRefusedError, socket.gaierror, ssl.SSLError, ssl.SSLCertVerificationError, ssl.SSLEOFError, EOFError,
         ValueError, UnicodeError, RuntimeError, AssertionError,
     }  # fmt: skip
-    return sorted(kinds | standard, key=lambda kind: f"{kind.__module__}.{kind.__qualname__}")
+    return sorted(raised_by(aiohttp) | standard, key=lambda kind: f"{kind.__module__}.{kind.__qualname__}")
 
 
 @pytest.mark.parametrize("kind", raisable(), ids=lambda kind: f"{kind.__module__}.{kind.__qualname__}")
-def test_every_exception_of_the_http_libraries_has_a_code(kind: type[BaseException]) -> None:
+def test_every_exception_of_the_http_library_has_a_code(kind: type[BaseException]) -> None:
     assert issubclass(kind, UPSTREAM_ERRORS)
     raised: Any = kind.__new__(kind)  # whatever its constructor wants
     if kind is aiohttp.ClientHttpProxyError:
@@ -78,4 +80,7 @@ def test_the_list_holds_what_it_should() -> None:
         if inspect.isclass(kind) and issubclass(kind, Exception) and kind.__module__ == module.__name__
     }
     assert wanted - {"WSMessageTypeError"} <= names
-    assert {"ProxyError", "ProxyConnectionError", "ProxyTimeoutError"} <= names
+
+
+def test_every_exception_of_the_socks_library_has_a_sentence() -> None:
+    assert raised_by(python_socks) == set(FAILURES)

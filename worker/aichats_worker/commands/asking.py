@@ -14,7 +14,8 @@ from aichats_schemas.events import StreamEvent
 from aichats_schemas.requests import ImageRequest, TextRequest
 from aichats_schemas.subjects import Kind
 from aichats_worker.commands.connection import connected
-from aichats_worker.commands.manners import Unusable, console, out
+from aichats_worker.commands.ending import Unusable
+from aichats_worker.commands.manners import console, out
 from aichats_worker.commands.output import Output, print_completion, print_pieces, print_reasoning
 from aichats_worker.settings import Settings
 

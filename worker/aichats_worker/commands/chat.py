@@ -11,7 +11,8 @@ from typing import Any, Self
 
 from aichats_client import ClientError
 from aichats_worker.commands.asking import Asker, Options
-from aichats_worker.commands.manners import Unusable, finish, out, told
+from aichats_worker.commands.ending import Unusable, finish, told
+from aichats_worker.commands.manners import out
 from aichats_worker.commands.output import print_pieces
 from aichats_worker.starting import begun
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from aichats_worker.app import App
-from aichats_worker.commands.manners import Refused
+from aichats_worker.commands.ending import Refused
 from aichats_worker.settings import Settings, load_settings, settings_without_environment
 from aichats_worker.simulator.broker import NoServer, embedded_nats_server
 from aichats_worker.simulator.server import start_simulator

@@ -7,13 +7,13 @@ import typer
 from typer.core import TyperCommand
 
 from aichats_worker.commands import line_asking, line_jobs, line_operating
-from aichats_worker.commands.manners import STATUS_ERROR, STATUS_USAGE, AsJson, Context, Server
-from aichats_worker.commands.manners import ending as _ending
-from aichats_worker.commands.manners import fail as _fail
-from aichats_worker.commands.manners import finish as _finish
+from aichats_worker.commands.ending import STATUS_ERROR, STATUS_USAGE
+from aichats_worker.commands.ending import ending as _ending
+from aichats_worker.commands.ending import fail as _fail
+from aichats_worker.commands.ending import finish as _finish
+from aichats_worker.commands.manners import AsJson, Context, Server
 from aichats_worker.commands.manners import out as _out
 from aichats_worker.commands.manners import settings_of as _settings
-from aichats_worker.starting import hidden
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -48,13 +48,9 @@ def run() -> None:
 
     Example: NATS_URL=nats://127.0.0.1:4222 aichats-worker run
     """
-    with hidden("rich"):  # structlog imports it for tracebacks that show values, of which the log has none
-        from aichats_worker.service import fastest_loop, serve
-        from aichats_worker.telemetry.logs import configure_logging
+    from aichats_worker.commands.running import run
 
-    settings = _settings(by_context=False)
-    configure_logging(settings.worker_log_level, settings.worker_log_format)
-    sys.exit(_finish(serve(settings), fastest_loop()))
+    run()
 
 
 @app.command()
@@ -169,9 +165,10 @@ def docs(
     """
     from aichats_worker.app import App
     from aichats_worker.documents.contract import WRITERS
+    from aichats_worker.settings import load_settings
 
     with _ending():
-        _out(WRITERS[as_format](App(_settings(by_context=False)).contract.document()).decode())
+        _out(WRITERS[as_format](App(load_settings()).contract.document()).decode())
 
 
 @app.command()

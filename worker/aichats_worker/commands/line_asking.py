@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from aichats_worker.commands.ending import ending, fail, finish
 from aichats_worker.commands.manners import (
     AsJson,
     Context,
@@ -13,9 +14,6 @@ from aichats_worker.commands.manners import (
     Server,
     Tenant,
     Timeout,
-    ending,
-    fail,
-    finish,
     prompt_of,
     settings_of,
 )

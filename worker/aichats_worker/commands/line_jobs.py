@@ -5,10 +5,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from aichats_worker.commands.ending import STATUS_ERROR, STATUS_USAGE, Unusable, ending, fail, finish
 from aichats_worker.commands.line_asking import Force, MaxTokens, Model, Out, Size, System, Temperature
 from aichats_worker.commands.manners import (
-    STATUS_ERROR,
-    STATUS_USAGE,
     AsJson,
     Context,
     Prompt,
@@ -16,10 +15,6 @@ from aichats_worker.commands.manners import (
     Server,
     Tenant,
     Timeout,
-    Unusable,
-    ending,
-    fail,
-    finish,
     prompt_of,
     settings_of,
     token,

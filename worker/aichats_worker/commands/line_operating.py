@@ -4,7 +4,8 @@ from typing import Annotated, Any
 
 import typer
 
-from aichats_worker.commands.manners import AsJson, Server, finish, settings_of
+from aichats_worker.commands.ending import finish
+from aichats_worker.commands.manners import AsJson, Server, settings_of
 
 app = typer.Typer()
 

@@ -13,7 +13,7 @@ from nats.js.errors import NotFoundError
 from aichats_schemas.subjects import Subjects
 from aichats_worker.broker.bus import Bus
 from aichats_worker.commands.connection import connected
-from aichats_worker.commands.manners import Refused
+from aichats_worker.commands.ending import Refused
 from aichats_worker.jobs.letters import DeadLetter, DeadLetters, RetryRefused
 from aichats_worker.jobs.provision import Provisioner, ProvisionRefused
 from aichats_worker.jobs.streams import Choices

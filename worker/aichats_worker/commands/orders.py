@@ -13,7 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from aichats_client import Client, ClientError
 from aichats_schemas.subjects import KINDS, Kind, is_token, new_id
 from aichats_worker.commands.asking import Asker, check
-from aichats_worker.commands.manners import Unusable, console, out, told
+from aichats_worker.commands.ending import Unusable, told
+from aichats_worker.commands.manners import console, out
 
 AT_ONCE: Final = 64
 

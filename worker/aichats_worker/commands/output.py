@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final
 from aichats_client import Completion, GeneratedImage, TextStream
 from aichats_client.completion import SUFFIXES
 from aichats_schemas.events import StreamEvent
-from aichats_worker.commands.manners import Refused, Unusable, console, out
+from aichats_worker.commands.ending import Refused, Unusable
+from aichats_worker.commands.manners import console, out
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

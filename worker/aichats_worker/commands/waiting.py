@@ -18,7 +18,8 @@ from rich.table import Table
 from aichats_schemas.events import parse_event
 from aichats_schemas.subjects import KINDS, Kind, Subjects
 from aichats_worker.commands.asking import Asker
-from aichats_worker.commands.manners import Refused, out
+from aichats_worker.commands.ending import Refused
+from aichats_worker.commands.manners import out
 from aichats_worker.jobs.streams import consumer_name
 from aichats_worker.settings import Settings
 

@@ -156,9 +156,11 @@ class Executor:
             model=run.account.model,
             options=request.options,
         )
+        metadata, ignored = request.metadata, ignored_by(request)
+        del request  # or it would be held for as long as the answer takes
         meter = Meter(question)
         run.spends(meter.spent)
-        timer = loop.call_at(question.deadline, run.stop, DeadlineExceeded("total", seconds))
+        timer = loop.call_at(question.deadline, lambda: run.stop(DeadlineExceeded("total", seconds)))
         try:
             answer = self._text if call.kind == "text" else self._images
             finish = meter.finished(await answer(run, writer, question, meter))
@@ -166,8 +168,7 @@ class Executor:
             run.check()
         finally:
             timer.cancel()
-        ignored = ignored_by(request)
-        return Completed(question.model or "", finish, request.metadata, queued, started, ignored)
+        return Completed(question.model or "", finish, metadata, queued, started, ignored)
 
     async def _text(self, run: Run, writer: Writer, question: Question, meter: Meter) -> Finish:
         async with self._provider.text(question) as answer:

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from functools import partial
 from typing import ClassVar, Final, Literal
 
 import orjson
@@ -101,8 +100,12 @@ class AiChats:
         Raises:
             WorkerError: What the provider did instead. Closing the generator closes the connection.
         """
-        call = partial(self._send, "chat", flattened(question.messages), question)
-        return deltas(call, AiChatsDecoder(), Answering(NAME, "gpt-4", NAMES))
+        # Flattened by the call itself: the whole conversation once more would be held for as long as the answer takes.
+        return deltas(
+            lambda: self._send("chat", flattened(question.messages), question),
+            AiChatsDecoder(),
+            Answering(NAME, "gpt-4", NAMES),
+        )
 
     async def images(self, question: Question) -> AsyncGenerator[Picture | Finish, None]:
         """Yield the image of the last message, and one Finish at the end.

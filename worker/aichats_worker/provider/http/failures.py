@@ -1,12 +1,10 @@
-"""What the HTTP libraries raise, as WorkerErrors: the one place that knows."""
+"""What the HTTP library raises, as WorkerErrors: the one place that knows. socks.py does so for its own."""
 
 import ssl
 from socket import gaierror
 
 import aiohttp
 from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp_socks import ProxyConnectionError, ProxyError, ProxyTimeoutError
-from python_socks import ProxyError as SocksError
 
 from aichats_worker.errors import BadResponse, ProviderUnavailable, WorkerError
 from aichats_worker.provider.http.addresses import NotPublic, refused
@@ -16,11 +14,7 @@ from aichats_worker.provider.http.addresses import NotPublic, refused
 UPSTREAM_ERRORS = (
     aiohttp.ClientError,
     HttpProcessingError,
-    ProxyError,
-    ProxyConnectionError,
-    ProxyTimeoutError,
-    SocksError,
-    OSError,  # TimeoutError, gaierror, ssl.SSLError, ConnectionError and python_socks' own
+    OSError,  # TimeoutError, gaierror, ssl.SSLError, ConnectionError
     EOFError,  # asyncio.IncompleteReadError, which python_socks lets through
     ValueError,
     LookupError,
@@ -30,14 +24,15 @@ UPSTREAM_ERRORS = (
 
 NAME_UNKNOWN = "the provider's name cannot be resolved; check the provider's URL and this machine's DNS"
 CUT = "the provider closed the connection before it had answered; try again"
+LATE = "the provider could not be reached in time; try again later"
 PROXY_UNREACHABLE = "the proxy cannot be reached; check PROVIDER_PROXY, or the request's proxy"
 PROXY_REFUSED = "the proxy refused the connection; check PROVIDER_PROXY, or the request's proxy"
 PROXY_CREDENTIALS = "the proxy demands other credentials; check PROVIDER_PROXY, or the request's proxy"
 
 _SENTENCES: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
     # The order matters: what is more special comes first.
-    ((aiohttp.ClientProxyConnectionError, ProxyConnectionError), PROXY_UNREACHABLE),
-    ((aiohttp.ClientHttpProxyError, SocksError, ProxyError), PROXY_REFUSED),
+    ((aiohttp.ClientProxyConnectionError,), PROXY_UNREACHABLE),
+    ((aiohttp.ClientHttpProxyError,), PROXY_REFUSED),
     (
         (aiohttp.ClientConnectorDNSError, gaierror, UnicodeError),
         NAME_UNKNOWN,
@@ -50,7 +45,7 @@ _SENTENCES: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
         (aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError, ConnectionResetError, BrokenPipeError, EOFError),
         CUT,
     ),
-    ((TimeoutError, ProxyTimeoutError), "the provider could not be reached in time; try again later"),
+    ((TimeoutError,), LATE),
 )
 
 

@@ -8,7 +8,6 @@ import aiohttp
 
 from aichats_worker.provider.http.addresses import guarded_socket
 from aichats_worker.provider.http.protocol import Connector
-from aichats_worker.provider.http.socks import SocksConnector
 
 SESSIONS_MAX: Final = 32
 # aiohttp's own 8 KiB are less than what a Content-Security-Policy or a few cookies need.
@@ -67,14 +66,8 @@ class Sessions:
             await line.session.close()
 
     def _open(self, socks: str | None, *, guarded: bool) -> aiohttp.ClientSession:
-        connector = (
-            SocksConnector(socks, guarded=guarded, timeout=self._connect_seconds)
-            if socks is not None
-            # limit=0: the worker's slots bound the calls; aiohttp would queue silently.
-            else Connector(limit=0, socket_factory=guarded_socket if guarded else None)
-        )
         return aiohttp.ClientSession(
-            connector=connector,
+            connector=self._connector(socks, guarded=guarded),
             timeout=_NO_TIMEOUT,
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"Accept-Encoding": "identity"},
@@ -82,6 +75,14 @@ class Sessions:
             max_line_size=HEADER_MAX_BYTES,
             max_field_size=HEADER_MAX_BYTES,
         )
+
+    def _connector(self, socks: str | None, *, guarded: bool) -> aiohttp.TCPConnector:
+        if socks is None:
+            # limit=0: the worker's slots bound the calls; aiohttp would queue silently.
+            return Connector(limit=0, socket_factory=guarded_socket if guarded else None)
+        from aichats_worker.provider.http.socks import SocksConnector  # noqa: PLC0415 - most go through none
+
+        return SocksConnector(socks, guarded=guarded, timeout=self._connect_seconds)
 
     async def _forget_idle(self) -> None:
         """Keep the sessions of requests' own proxies bounded; one that is in use stays."""

@@ -3,19 +3,25 @@
 import asyncio
 import socket
 import ssl as tls
-from typing import Any
+from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 from aiohttp.client_proto import ResponseHandler
 from aiohttp_socks import ProxyConnector, ProxyType
+from python_socks import ProxyConnectionError, ProxyError, ProxyTimeoutError
 from python_socks.async_.asyncio.v2 import Proxy
 
 from aichats_worker.errors import ProviderUnavailable
 from aichats_worker.provider.http.addresses import public_address
-from aichats_worker.provider.http.failures import NAME_UNKNOWN
+from aichats_worker.provider.http.failures import LATE, NAME_UNKNOWN, PROXY_REFUSED, PROXY_UNREACHABLE
 from aichats_worker.provider.http.protocol import Protocol, Telling
 
 SOCKS_PORT = 1080
+FAILURES: Final[dict[type[Exception], str]] = {
+    ProxyConnectionError: PROXY_UNREACHABLE,
+    ProxyError: PROXY_REFUSED,
+    ProxyTimeoutError: LATE,
+}
 
 
 class _Protocol(Protocol):
@@ -64,7 +70,10 @@ class SocksConnector(Telling, ProxyConnector):
             rdns=True,  # what is not resolved by now, the proxy resolves
         )
         target = await self._resolved(host, port) if self._resolve_here else host
-        stream = await proxy.connect(target, port, timeout=timeout or self._timeout)
+        try:
+            stream = await proxy.connect(target, port, timeout=timeout or self._timeout)
+        except tuple(FAILURES) as error:
+            raise ProviderUnavailable(FAILURES[type(error)]) from None
         try:
             if ssl is not None:
                 stream = await stream.start_tls(hostname=host.rstrip("."), ssl_context=ssl)

@@ -174,10 +174,12 @@ class _Request(_Shape):
     @cached_property
     def options(self) -> dict[str, Any]:
         """The options that ask for something, by their names on the wire: neither absent nor what is so anyway."""
+        sent = self.model_fields_set
         return {
             name: value
             for name, attribute in type(self)._attributes.items()  # noqa: SLF001 - its own
-            if (value := getattr(self, attribute)) is not None
+            if attribute in sent
+            and (value := getattr(self, attribute)) is not None
             and value is not False
             and not (name == "n" and value == 1)
         }

@@ -6,16 +6,23 @@ from functools import partial
 import aiohttp  # noqa: TID251 - what it does by itself is what is tested
 from aiohttp.client_proto import ResponseHandler  # noqa: TID251
 
-from aichats_worker.provider.http.protocol import Connector, Protocol
+from aichats_worker.provider.http.protocol import Body, Connector, Protocol
 from tests.provider.wire import HOLD, wire
 
 HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 CHUNKS_MAX = 50
-KEPT_CHUNKS = 16384  # of a body, before aiohttp reads no more
+KEPT_BYTES = 512 * 1024  # of a body, before no more is read
 
 
 def chunked(chunk: bytes, count: int) -> bytes:
     return HEAD + b"%x\r\n%b\r\n" % (len(chunk), chunk) * count + b"0\r\n\r\n"
+
+
+def session_of(kind: type[ResponseHandler]) -> aiohttp.ClientSession:
+    """A session whose connections are of a kind."""
+    connector = aiohttp.TCPConnector()
+    connector._factory = partial(kind, loop=asyncio.get_running_loop())
+    return aiohttp.ClientSession(connector=connector)
 
 
 class Seen:
@@ -38,9 +45,7 @@ class Seen:
 
     async def read(self, url: str, *, pause: float = 0) -> bytes:
         """Everything that an answer holds, with a pause before each read."""
-        connector = aiohttp.TCPConnector()
-        connector._factory = partial(self._kind, loop=asyncio.get_running_loop())  # type: ignore[assignment]
-        async with aiohttp.ClientSession(connector=connector) as session, session.get(url) as response:
+        async with session_of(self._kind) as session, session.get(url) as response:
             body = b""
             while data := await response.content.readany():
                 body += data
@@ -75,12 +80,51 @@ async def test_what_was_paused_is_resumed() -> None:
 async def test_what_the_parser_holds_back_comes_though_nothing_more_arrives() -> None:
     """Its own pause outlives that of the connection: here the last chunk of a read is one too many to be kept."""
     seen = Seen(Protocol)
-    chunk = b"9\r\ndata: x\n\n\r\n"
-    rest = chunk * 1000 + b"0\r\n\r\n"
-    async with wire(lambda _: [HEAD + chunk, 0.2, chunk * KEPT_CHUNKS, 0.5, rest, HOLD]) as server:
+    line = b"data: " + b"x" * 992 + b"\n\n"
+    chunk, kept = b"3e8\r\n%b\r\n" % line, KEPT_BYTES // len(line) + 1
+    rest = chunk * 50 + b"0\r\n\r\n"
+    async with wire(lambda _: [HEAD + chunk, 0.2, chunk * kept, 0.5, rest, HOLD]) as server:
         async with asyncio.timeout(10):
-            assert await seen.read(server.url, pause=0.4) == b"data: x\n\n" * (1 + KEPT_CHUNKS + 1000)
+            assert await seen.read(server.url, pause=0.4) == line * (1 + kept + 50)
     assert None in seen.parsed
+
+
+async def test_aiohttp_keeps_account_of_chunks_that_nobody_asks_for() -> None:
+    """Where this fails, Body may go."""
+    async with (
+        wire(lambda _: [chunked(b"hello", CHUNKS_MAX), HOLD]) as server,
+        session_of(ResponseHandler) as session,
+        session.get(server.url) as response,
+    ):
+        await response.content.wait_eof()
+        assert len(response.content._http_chunk_splits or ()) == CHUNKS_MAX
+
+
+async def test_what_http_cut_is_joined_when_it_is_read() -> None:
+    rest = chunked(b"hello", CHUNKS_MAX).removeprefix(HEAD)
+    async with (
+        wire(lambda _: [HEAD + b"1\r\n>\r\n", 0.1, rest, HOLD]) as server,
+        session_of(Protocol) as session,
+        session.get(server.url) as response,
+    ):
+        assert type(response.content) is Body
+        await response.content.wait_eof()
+        assert await response.content.read(3) == b">he"
+        assert await response.content.readany() == (b"hello" * CHUNKS_MAX)[2:]
+        assert await response.content.readany() == b""
+
+
+async def test_a_body_that_is_read_slowly_is_bounded_by_its_bytes() -> None:
+    whole = b"data: x\n\n" * 200_000
+    async with (
+        wire(lambda _: [chunked(whole[:9], 200_000), HOLD]) as server,
+        session_of(Protocol) as session,
+        session.get(server.url) as response,
+    ):
+        await asyncio.sleep(0.5)
+        held = response.content.total_bytes
+        assert await response.content.read() == whole
+    assert held < 2 * KEPT_BYTES
 
 
 async def test_the_workers_connections_speak_so() -> None:

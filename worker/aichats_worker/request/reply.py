@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from typing import Any, Final, Protocol
 
@@ -67,13 +67,13 @@ class Reply(Outlet):
         self._last_event: float | None = None
         self._breaks: int | None = None  # of the connection, before the first event that was large
 
-    async def text(self, delta: str) -> None:
+    def text(self, delta: str) -> Coroutine[Any, Any, None]:
         """Publish a piece of text, split where it is too large for one message."""
-        await self._pieces(b"response", delta)
+        return self._pieces(b"response", delta)
 
-    async def reasoning(self, delta: str) -> None:
+    def reasoning(self, delta: str) -> Coroutine[Any, Any, None]:
         """Publish a piece of the model's reasoning."""
-        await self._pieces(b"reasoning", delta)
+        return self._pieces(b"reasoning", delta)
 
     async def _pieces(self, kind: bytes, delta: str) -> None:
         if self._first is None:

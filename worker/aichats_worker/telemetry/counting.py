@@ -9,14 +9,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
-from typing import Any, Final, Literal, get_args
+from typing import Final, Literal, get_args
 
 import structlog
 from prometheus_client import (
     CollectorRegistry,
-    Counter,
     Gauge,
-    Histogram,
     ProcessCollector,
     disable_created_metrics,
 )
@@ -26,6 +24,7 @@ from aichats_schemas.events import ErrorCode, Usage
 from aichats_schemas.subjects import KINDS, Kind, Mode
 from aichats_worker.errors import Cancelled, Fault, HandedOver, JobLost, RequesterGone
 from aichats_worker.telemetry.account import Account
+from aichats_worker.telemetry.tally import Tally, Times
 
 log = structlog.get_logger("aichats_worker.request")
 
@@ -54,23 +53,6 @@ class EndpointStats:
     processing_time: int = 0
     num_first_events: int = 0
     first_event_time: int = 0
-
-
-class Labelled(dict[tuple[str, ...], Any]):
-    """One metric's children by their labels' values. The library looks for a child anew each time, under a lock.
-
-    Args:
-        family: The metric.
-        begun: The values that are shown from the beginning.
-    """
-
-    def __init__(self, family: Counter | Gauge | Histogram, begun: Iterable[tuple[str, ...]]) -> None:
-        super().__init__({values: family.labels(*values) for values in begun})
-        self._family = family
-
-    def __missing__(self, values: tuple[str, ...]) -> Any:
-        child = self[values] = self._family.labels(*values)
-        return child
 
 
 class Counted:
@@ -113,10 +95,9 @@ class Telemetry:
         self._job_counters()
 
     def _request_counters(self) -> None:
-        self._requests = self._counter("requests", "Requests by their end.", mode=(), kind=(), outcome=())
-        for mode, outcomes in OUTCOMES.items():
-            for kind, outcome in product(KINDS, outcomes):
-                _ = self._requests[mode, kind, outcome]
+        begun = [(mode, kind, code) for mode, outcomes in OUTCOMES.items() for kind in KINDS for code in outcomes]
+        self._requests = Tally("aichats_requests", "Requests by their end.", ("mode", "kind", "outcome"), begun)
+        self.registry.register(self._requests)
         both: dict[str, Iterable[str]] = {"mode": OUTCOMES, "kind": KINDS}
         says = "Requests that ended in an error, by whose fault it was."
         self._failed = self._counter("requests_failed", says, **both, fault=get_args(Fault))
@@ -148,17 +129,19 @@ class Telemetry:
         self._redeliveries = self._counter("job_redeliveries", says, kind=KINDS)
         self._letters = self._counter("job_dead_letters", "Dead letters that this worker has kept.", kind=KINDS)
 
-    def _counter(self, name: str, says: str, **labels: Iterable[str]) -> Labelled:
-        """Make a counter that is 0 for each of its labels' values; a label without any is set by whoever counts."""
-        counter = Counter(f"aichats_{name}", says, tuple(labels), registry=self.registry)
-        return Labelled(counter, product(*labels.values()))
+    def _counter(self, name: str, says: str, **labels: Iterable[str]) -> Tally:
+        """Make a counter that is 0 for each of its labels' values."""
+        tally = Tally(f"aichats_{name}", says, tuple(labels), product(*labels.values()))
+        self.registry.register(tally)
+        return tally
 
     def _histogram(
         self, name: str, says: str, buckets: Sequence[float], *, modes: Iterable[str] = tuple(OUTCOMES)
-    ) -> Labelled:
+    ) -> Times:
         labels = {"mode": modes, "kind": KINDS} if modes else {"kind": KINDS}
-        histogram = Histogram(f"aichats_{name}_seconds", says, tuple(labels), buckets=buckets, registry=self.registry)
-        return Labelled(histogram, product(*labels.values()))
+        times = Times(f"aichats_{name}_seconds", says, tuple(labels), buckets, product(*labels.values()))
+        self.registry.register(times)
+        return times
 
     def reads(self, name: str, says: str, read: Callable[[], float]) -> None:
         """Show what `read` returns when somebody looks.
@@ -178,9 +161,9 @@ class Telemetry:
         seconds = time.monotonic() - started
         first = account.sent.first
         first_seconds = None if first is None else max(0.0, first - started)
-        self._requests[account.mode, account.kind, account.outcome].inc()
+        self._requests.add((account.mode, account.kind, account.outcome))
         if account.error is not None:
-            self._failed[account.mode, account.kind, account.error.fault].inc()
+            self._failed.add((account.mode, account.kind, account.error.fault))
         self._time(account, seconds, first_seconds)
         self._count_events(account)
         if account.usage is not None:
@@ -192,19 +175,19 @@ class Telemetry:
 
     def _time(self, account: Account, seconds: float, first_seconds: float | None) -> None:
         both = account.mode, account.kind
-        self._duration[both].observe(seconds)
+        self._duration.observe(both, seconds)
         if first_seconds is not None:
-            self._first[both].observe(first_seconds)
+            self._first.observe(both, first_seconds)
         gap = account.sent.gap_seconds
         if gap is not None:
-            self._gap[account.kind,].observe(gap)
+            self._gap.observe((account.kind,), gap)
         if account.mode == "job":
-            self._queued[account.kind,].observe(account.queued_seconds)
+            self._queued.observe((account.kind,), account.queued_seconds)
 
     def _count_events(self, account: Account) -> None:
         if account.sent.events:
-            self._events[account.mode, account.kind].inc(account.sent.events)
-            self._bytes[account.mode, account.kind].inc(account.sent.bytes)
+            self._events.add((account.mode, account.kind), account.sent.events)
+            self._bytes.add((account.mode, account.kind), account.sent.bytes)
 
     def _count(self, account: Account, seconds: float, first_seconds: float | None) -> None:
         stats = self.endpoints.setdefault((account.mode, account.kind), EndpointStats())
@@ -221,27 +204,27 @@ class Telemetry:
 
     def _count_tokens(self, kind: Kind, usage: Usage) -> None:
         estimated = str(usage.estimated).lower()
-        self._tokens[kind, "input", estimated].inc(usage.input_tokens)
-        self._tokens[kind, "output", estimated].inc(usage.output_tokens)
+        self._tokens.add((kind, "input", estimated), usage.input_tokens)
+        self._tokens.add((kind, "output", estimated), usage.output_tokens)
 
     def attempt(self, kind: Kind, result: AttemptResult) -> None:
         """Count an attempt of a job by what came of it."""
-        self._attempts[kind, result].inc()
+        self._attempts.add((kind, result))
 
     def redelivered(self, kind: Kind) -> None:
         """Count a job that came again."""
-        self._redeliveries[kind,].inc()
+        self._redeliveries.add((kind,))
 
     def dead_letter(self, kind: Kind) -> None:
         """Count a dead letter that was kept."""
-        self._letters[kind,].inc()
+        self._letters.add((kind,))
 
     def dropped(self, account: Account, reason: DropReason) -> None:
         """Count and log a request to which no answer may be published."""
-        self._dropped[reason,].inc()
+        self._dropped.add((reason,))
         log.warning("request dropped", mode=account.mode, kind=account.kind, id=account.id, reason=reason)
 
     def dropped_control(self, what: Literal["cancel", "resume", "discovery"], reason: DropReason) -> None:
         """Count and log a control request to which no answer may be published."""
-        self._dropped[reason,].inc()
+        self._dropped.add((reason,))
         log.warning("request dropped", mode=what, reason=reason)

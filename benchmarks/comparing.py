@@ -24,25 +24,13 @@ from benchmarks import jobs, page
 from benchmarks.asking import ask, until_ready
 from benchmarks.provider import provider
 from tests.processes import NatsServer, cpu_seconds, resident_bytes
+from tests.tracing.receiver import receiving
 
 PEERS: Final = {
     "raw": ["benchmarks.peers", "raw"],
     "raw, joined": ["benchmarks.peers", "joined"],
     "FastStream, joined": ["benchmarks.peers", "faststream"],
     "worker": ["aichats_worker", "run"],
-}
-# What a guarantee costs is the worker beside itself with it switched off.
-WITHOUT: Final = {
-    "keep-alive and the watch for who left": {"WORKER_KEEPALIVE_SECONDS": "30"},
-    "jobs served beside it": {"WORKER_JOBS": "off"},
-    "the probes' and metrics' server": {"WORKER_HTTP_PORT": "0"},
-    "limits of calls, fair between tenants": {"PROVIDER_CONCURRENT_CALLS_MAX": "0"},
-}
-WITH: Final = {
-    "WORKER_JOBS": "on",
-    "WORKER_HTTP_PORT": "18461",
-    "WORKER_HTTP_HOST": "127.0.0.1",
-    "PROVIDER_CONCURRENT_CALLS_MAX": "10000",
 }
 IMAGE_BYTES: Final = 2_000_000
 
@@ -77,6 +65,27 @@ LOADS: Final = (
 )
 
 
+PACED, SHORT = LOADS[1], LOADS[2]
+# What something costs is the worker beside itself with it switched off, under a load where that shows.
+WITHOUT: Final = {
+    "keep-alive and the watch for who left": (PACED, {"WORKER_KEEPALIVE_SECONDS": "30"}),
+    "jobs served beside it": (PACED, {"WORKER_JOBS": "off"}),
+    "the probes' and metrics' server": (PACED, {"WORKER_HTTP_PORT": "0"}),
+    "limits of calls, fair between tenants": (PACED, {"PROVIDER_CONCURRENT_CALLS_MAX": "0"}),
+    "a line in the log for each request": (PACED, {"WORKER_LOG_LEVEL": "warning"}),
+    "a line in the log, short requests": (SHORT, {"WORKER_LOG_LEVEL": "warning"}),
+    "traces of all requests": (PACED, {"OTEL_EXPORTER_OTLP_ENDPOINT": ""}),
+    "traces of all requests, short ones": (SHORT, {"OTEL_EXPORTER_OTLP_ENDPOINT": ""}),
+}
+WITH: Final = {
+    "WORKER_JOBS": "on",
+    "WORKER_HTTP_PORT": "18461",
+    "WORKER_HTTP_HOST": "127.0.0.1",
+    "WORKER_LOG_LEVEL": "info",
+    "PROVIDER_CONCURRENT_CALLS_MAX": "10000",
+}
+
+
 @dataclass(frozen=True)
 class Found:
     """Of one peer under one load: CPU seconds for each unit, units in a second, and the median first event."""
@@ -107,7 +116,10 @@ async def measured(nc: Client, pid: int, load: Load) -> Found:
 @contextmanager
 def process(command: list[str], settings: dict[str, str]) -> Iterator[int]:
     """Run a worker or a peer, and end it by its id."""
-    child = subprocess.Popen([sys.executable, "-m", *command], env=os.environ | settings, stdin=subprocess.DEVNULL)
+    told = subprocess.DEVNULL if settings.get("WORKER_LOG_LEVEL") == "info" else None  # a line for each request
+    child = subprocess.Popen(
+        [sys.executable, "-m", *command], env=os.environ | settings, stdin=subprocess.DEVNULL, stderr=told
+    )
     try:
         yield child.pid
     finally:
@@ -173,15 +185,16 @@ async def compare(dialect: str, rounds: int, tell: Callable[[str], object]) -> p
 
 
 async def guarantees(rounds: int, tell: Callable[[str], object]) -> dict[str, float]:
-    """What each guarantee costs: CPU for a paced delta with it, over that without it."""
+    """What each guarantee costs: CPU for a delta, or a request, with it, over that without it."""
     ratios: dict[str, list[float]] = {name: [] for name in WITHOUT}
-    load = (LOADS[1],)
-    async with surroundings("aichats") as env:
+    async with surroundings("aichats") as bare, receiving() as traces:
+        env = bare | WITH | {"OTEL_EXPORTER_OTLP_ENDPOINT": traces.url}
         for number in range(rounds):
-            (whole,), _ = await one_round(env | WITH, PEERS["worker"], load)
-            for name, off in WITHOUT.items():
-                (without,), _ = await one_round(env | WITH | off, PEERS["worker"], load)
+            for name, (load, off) in WITHOUT.items():
+                (whole,), _ = await one_round(env, PEERS["worker"], (load,))
+                (without,), _ = await one_round(env | off, PEERS["worker"], (load,))
                 ratios[name].append(whole.cpu / without.cpu)
+            traces.spans.clear()
             tell(f"guarantees, round {number + 1}")
     return {name: statistics.median(values) for name, values in ratios.items()}
 

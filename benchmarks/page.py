@@ -18,7 +18,10 @@ RAW: Final = "raw"
 COLOURS: Final = {"raw": "#9aa0a6", "raw, joined": "#5f6368", "FastStream, joined": "#c58af9", "worker": "#1a73e8"}
 
 _HOW: Final = "CPU time for each unit divided by raw's in the same round; in brackets what it was."
-_COSTS: Final = "CPU for a delta at 50 a second, the worker with all of these over the worker without the one named."
+_COSTS: Final = (
+    "CPU for a delta at 50 a second, or for a short request where that is said: the worker with all of these over the "
+    "worker without the one named."
+)
 
 
 class Row(Protocol):

@@ -27,7 +27,8 @@ PAGE: Final = Path(__file__).parents[1] / "docs" / "scaling.md"
 BEGIN: Final = "<!-- curves -->"
 END: Final = "<!-- end of curves -->"
 OPEN: Final = 3000
-BEGUN_A_SECOND: Final = 300  # all at once, it would measure what beginning 3,000 requests takes for a moment
+BEGUN_A_SECOND: Final = 300
+OPENED_SECONDS: Final = 20.0
 AT_ONCE: Final = 50
 
 
@@ -115,18 +116,27 @@ async def of_tenants(counts: Sequence[int]) -> list[float]:
         return [await running.cpu(lambda n=n: many(running.nc, prompts, tenants=n), 1000) for n in counts]  # type: ignore[misc]
 
 
-async def memory() -> float:
+async def memory(begun_a_second: float) -> float:
     """KB of resident memory for each of OPEN streams at once, in a worker that has not had as many before."""
     async with workers(1) as running:
-        before = resident_bytes(running.pids[0])
+        (pid,) = running.pids
+        before, held = resident_bytes(pid), _descriptors(pid)
         asked = []
         for _ in range(OPEN):
-            asked.append(asyncio.create_task(ask(running.nc, "paced 24 1000")))
-            await asyncio.sleep(1 / BEGUN_A_SECOND)
-        await asyncio.sleep(3)
-        grown = resident_bytes(running.pids[0]) - before
+            asked.append(asyncio.create_task(ask(running.nc, "paced 40 1000")))
+            await asyncio.sleep(1 / begun_a_second)
+        async with asyncio.timeout(OPENED_SECONDS):
+            while _descriptors(pid) < held + OPEN:  # one connection to the provider for each
+                await asyncio.sleep(0.1)
+        grown = resident_bytes(pid) - before
+        if any(task.done() for task in asked):
+            raise SystemExit(f"they were not {OPEN} at once: the machine is too busy")
         await asyncio.gather(*asked)
         return grown / OPEN / 1000
+
+
+def _descriptors(pid: int) -> int:
+    return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
 
 
 CURVES: Final[tuple[tuple[str, Sequence[int], Callable[[Sequence[int]], Awaitable[list[float]]]], ...]] = (
@@ -138,7 +148,7 @@ CURVES: Final[tuple[tuple[str, Sequence[int], Callable[[Sequence[int]], Awaitabl
 )
 
 
-def page(found: Sequence[Sequence[float]], kilobytes: float) -> str:
+def page(found: Sequence[Sequence[float]], kilobytes: float, at_once: float) -> str:
     """Return the curves as Markdown."""
     rows = []
     for (name, points, _), values in zip(CURVES, found, strict=True):
@@ -148,7 +158,7 @@ def page(found: Sequence[Sequence[float]], kilobytes: float) -> str:
     when = f"{time.strftime('%Y-%m-%d')}; {machine}, load average {os.getloadavg()[1]:.1f}. By `make scale`."
     ends = (
         f"{OPEN:,} streams open in one worker, begun {BEGUN_A_SECOND} a second: {kilobytes:.1f} KB of resident memory "
-        f"each. Two workers do "
+        f"each; begun all at once: {at_once:.1f} KB, with what beginning so many takes for a moment. Two workers do "
         f"{2 * one / two:.2f} times what one does: a delta costs the two of them {two:.0f} µs, and one alone {one:.0f}."
     )
     return "\n".join([when, "", "| Grows with | from: CPU of the workers |", "| --- | --- |", *rows, "", ends])
@@ -160,7 +170,7 @@ async def run() -> None:
     for name, points, curve in CURVES:
         found.append(await curve(points))
         print(name, [round(value) for value in found[-1]], flush=True)
-    text = page(found, await memory())
+    text = page(found, await memory(BEGUN_A_SECOND), await memory(float("inf")))
     before, _, rest = PAGE.read_text("utf-8").partition(BEGIN)
     PAGE.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{rest.partition(END)[2]}", "utf-8")
     print(text)

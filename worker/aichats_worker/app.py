@@ -298,20 +298,17 @@ class App:
     async def _disconnect(self, stopping: Stopping) -> None:
         """Close the connection to the broker: with its word that it has all, for which half of what is left is."""
         seconds = 0 if stopping.silent else stopping.left(STOP_SECONDS) / 2
-        if self._nc is not None:  # where it is cut short instead, asyncio finds exceptions that nobody has looked at
-            self._nc.options["drain_timeout"] = seconds / 2
         try:
-            await within(seconds, self._flushed(), "disconnect")
+            if self._nc is not None and self._nc.is_connected:
+                await within(seconds / 2, settle(self._nc), "settle")
+                # A drain that is cut short leaves exceptions that nobody looks at, and asyncio calls that a defect.
+                self._nc.options["drain_timeout"] = seconds / 4
+            await within(seconds / 2, self.broker.stop(), "disconnect")
         except (NatsError, OSError, TimeoutError) as error:
             log.warning("closed without flushing", error=type(error).__name__)
             with suppress(NatsError, OSError, TimeoutError):
                 if self._nc is not None:  # else it would go on trying to come back
                     await within(stopping.left(ANSWER_SECONDS), self._nc.close(), "close")
-
-    async def _flushed(self) -> None:
-        if self._nc is not None and self._nc.is_connected:
-            await settle(self._nc)
-        await self.broker.stop()
 
 
 def _address(nc: Client) -> str | None:

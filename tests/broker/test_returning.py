@@ -318,6 +318,23 @@ async def test_images_are_split_by_the_limit_that_holds(
     assert app.broker.connection.stats["reconnects"] == (how == "after a restart")
 
 
+async def test_a_delta_that_waited_and_is_too_large_by_then_is_no_good_end(
+    own_nats_server: MakeServer, start_worker: StartWorker, probe: Any, simulator: Simulator
+) -> None:
+    server = own_nats_server(users())
+    app = await start_worker(nats_url=server.url, nats_user="u", nats_password="p")
+    nc, connection = await probe(server), app.broker.connection
+    simulator.script(1.5, b"data: " + b"x" * 100_000 + b"\n\n", b"event: trylimit\ndata: 9\n\n")
+    await Exchange(nc).send(REQ, b"much")
+    await simulator.received(1)
+    server.kill()
+    await until(lambda: not connection.is_connected and connection.pending_data_size > 100_000)
+    server.configure("max_payload: 65536\n" + users())
+    server.start()
+    await until(lambda: bool(outcomes(app)))
+    assert outcomes(app) == {"interrupted": 1}
+
+
 @pytest.fixture
 async def lowered(own_nats_server: MakeServer, start_worker: StartWorker, probe: Any) -> tuple[App, Client]:
     """A worker whose broker takes less in one message since a moment ago: nobody has told the worker."""

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import pty
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from aichats_worker.app import App
+from aichats_worker.commands.ending import STATUS_NOBODY
 from aichats_worker.commands.line import app
 from aichats_worker.simulator.answers import image as simulated_image
 from aichats_worker.simulator.server import Simulator
@@ -153,3 +155,8 @@ async def test_an_error_is_a_line_of_json_too(worker: App, nats_server: NatsServ
     assert ran.status == 1
     assert last["type"] == "error"
     assert last["data"]["code"] in ran.err
+
+
+def test_an_exit_status_needs_no_standard_error() -> None:
+    command = f"exec {sys.executable} -m aichats_worker ask hi --server nats://127.0.0.1:1 2>&-"
+    assert subprocess.run(["/bin/sh", "-c", command], check=False, timeout=60).returncode == STATUS_NOBODY

@@ -11,6 +11,7 @@ from prometheus_client import generate_latest
 
 from aichats_worker.app import App
 from aichats_worker.telemetry.account import Sent
+from aichats_worker.telemetry.counting import Telemetry
 from tests.conftest import StartWorker
 from tests.direct.test_corridor import until
 from tests.requester import ask
@@ -58,6 +59,15 @@ async def test_what_can_be_counted_is_zero_before_it_happens(start_worker: Start
         ("aichats_broker_reconnects_total", {}),
     ):
         assert value(app, name, **labels) == 0, name
+
+
+def test_a_metric_can_be_asked_for_by_its_name_and_has_it_alone() -> None:
+    telemetry = Telemetry()
+    for name in ("aichats_requests_total", "aichats_request_duration_seconds_bucket"):
+        (family,) = telemetry.registry.restricted_registry([name]).collect()
+        assert {sample.name for sample in family.samples} == {name}
+    with pytest.raises(ValueError, match="aichats_requests"):
+        telemetry.reads("requests_total", "The same once more.", float)
 
 
 async def test_a_request_is_counted_with_its_times_events_bytes_and_tokens(nc: Client, worker: App) -> None:

@@ -4,6 +4,7 @@ import asyncio
 from functools import partial
 
 import aiohttp  # noqa: TID251 - what it does by itself is what is tested
+import pytest
 from aiohttp.client_proto import ResponseHandler  # noqa: TID251
 
 from aichats_worker.provider.http.protocol import Body, Connector, Protocol
@@ -11,7 +12,8 @@ from tests.provider.wire import HOLD, wire
 
 HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 CHUNKS_MAX = 50
-KEPT_BYTES = 512 * 1024  # of a body, before no more is read
+KEPT_CHUNKS = 16384  # of a body, before no more is read
+KEPT_BYTES = 512 * 1024  # the same
 
 
 def chunked(chunk: bytes, count: int) -> bytes:
@@ -80,12 +82,11 @@ async def test_what_was_paused_is_resumed() -> None:
 async def test_what_the_parser_holds_back_comes_though_nothing_more_arrives() -> None:
     """Its own pause outlives that of the connection: here the last chunk of a read is one too many to be kept."""
     seen = Seen(Protocol)
-    line = b"data: " + b"x" * 992 + b"\n\n"
-    chunk, kept = b"3e8\r\n%b\r\n" % line, KEPT_BYTES // len(line) + 1
-    rest = chunk * 50 + b"0\r\n\r\n"
-    async with wire(lambda _: [HEAD + chunk, 0.2, chunk * kept, 0.5, rest, HOLD]) as server:
+    chunk = b"9\r\ndata: x\n\n\r\n"
+    rest = chunk * 1000 + b"0\r\n\r\n"
+    async with wire(lambda _: [HEAD + chunk, 0.2, chunk * KEPT_CHUNKS, 0.5, rest, HOLD]) as server:
         async with asyncio.timeout(10):
-            assert await seen.read(server.url, pause=0.4) == line * (1 + kept + 50)
+            assert await seen.read(server.url, pause=0.4) == b"data: x\n\n" * (1 + KEPT_CHUNKS + 1000)
     assert None in seen.parsed
 
 
@@ -114,17 +115,18 @@ async def test_what_http_cut_is_joined_when_it_is_read() -> None:
         assert await response.content.readany() == b""
 
 
-async def test_a_body_that_is_read_slowly_is_bounded_by_its_bytes() -> None:
-    whole = b"data: x\n\n" * 200_000
+@pytest.mark.parametrize("chunk", [b"y\n", b"data: " + b"x" * 100 + b"\n\n"], ids=["small", "large"])
+async def test_a_body_that_is_read_slowly_is_bounded_by_its_bytes_and_its_chunks(chunk: bytes) -> None:
+    count = 3 * KEPT_BYTES // len(chunk)
     async with (
-        wire(lambda _: [chunked(whole[:9], 200_000), HOLD]) as server,
+        wire(lambda _: [chunked(chunk, count), HOLD]) as server,
         session_of(Protocol) as session,
         session.get(server.url) as response,
     ):
         await asyncio.sleep(0.5)
         held = response.content.total_bytes
-        assert await response.content.read() == whole
-    assert held < 2 * KEPT_BYTES
+        assert await response.content.read() == chunk * count
+    assert held <= min(KEPT_BYTES + len(chunk), len(chunk) * (KEPT_CHUNKS + 2))
 
 
 async def test_the_workers_connections_speak_so() -> None:

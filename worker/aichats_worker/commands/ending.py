@@ -104,5 +104,5 @@ async def _until_terminated(work: Coroutine[Any, Any, T]) -> T:
 
 def fail(sentence: str, status: int = STATUS_ERROR) -> NoReturn:
     """End with a sentence on standard error."""
-    sys.stderr.write(f"{sentence}\n")
+    print(sentence, file=sys.stderr)  # noqa: T201 - as long as there is a standard error
     sys.exit(status)

@@ -33,6 +33,10 @@ class Tally(Collector):
         """Count one, or `count` of them."""
         self._counts[values] = self._counts.get(values, 0.0) + count
 
+    def describe(self) -> Iterator[CounterMetricFamily]:
+        """Name it: the registry finds it by that, and refuses another one of the same name."""
+        yield CounterMetricFamily(*self._about[:2])
+
     def collect(self) -> Iterator[CounterMetricFamily]:
         """Show it."""
         name, says, labels = self._about
@@ -65,6 +69,10 @@ class Times(Collector):
         """Take note of one, whose labels have values that were named at the beginning."""
         self._found[values][bisect_left(self._bounds, seconds)] += 1
         self._sums[values] += seconds
+
+    def describe(self) -> Iterator[HistogramMetricFamily]:
+        """Name it."""
+        yield HistogramMetricFamily(*self._about[:2])
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
         """Show it."""

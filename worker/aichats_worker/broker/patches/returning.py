@@ -30,7 +30,7 @@ class ComesBack(Client):
         identify: Reads the files. What it raises is a reason to try again.
 
     Attributes:
-        breaks: How often the connection broke: what was on its way then may be lost.
+        breaks: How often the connection broke, or something was forgotten: what was on its way then may be lost.
     """
 
     def __init__(self, identify: Callable[[], Identity]) -> None:
@@ -190,10 +190,14 @@ class ComesBack(Client):
     def _drop_what_is_too_large(self) -> None:
         """Forget what waits and passes the limit of this server: it would end the connection, and cost all the rest.
 
-        Whoever published it finds that the limit is another one now.
+        It is lost, as what is on its way when a connection breaks: whoever waits for it is told so. The limit of an
+        account comes later than this; what passes it still ends the connection.
         """
-        self._pending = [command for command in self._pending if _payload_bytes(command) <= self._max_payload]
-        self._pending_data_size = sum(map(len, self._pending))
+        fits = [command for command in self._pending if _payload_bytes(command) <= self._max_payload]
+        if len(fits) < len(self._pending):
+            self.breaks += 1
+            self._pending = fits
+            self._pending_data_size = sum(map(len, fits))
 
     def _give_up(self) -> None:
         if self._transport is not None:

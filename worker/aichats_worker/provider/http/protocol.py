@@ -29,10 +29,12 @@ class Body(StreamReader):
         """Nothing: where a chunk begins is of use to readchunk() alone."""
 
     def end_http_chunk_receiving(self) -> None:
-        """Nothing; whoever waits was told when the bytes came."""
+        """Read no more where there are too many: each costs more than its bytes."""
+        if len(self._buffer) > self._high_water_chunks:
+            self._protocol.pause_reading()
 
     def _read_nowait(self, n: int) -> bytes:
-        if n != -1 or self._buffer_offset:
+        if n != -1 or self._buffer_offset or not self._buffer:
             return super()._read_nowait(n)
         data = self._buffer[0] if len(self._buffer) == 1 else b"".join(self._buffer)
         self._buffer.clear()

@@ -119,7 +119,7 @@ async def test_what_http_cut_is_joined_when_it_is_read() -> None:
 async def test_a_body_that_is_read_slowly_is_bounded_by_its_bytes_and_its_chunks(chunk: bytes) -> None:
     count = 3 * KEPT_BYTES // len(chunk)
     async with (
-        wire(lambda _: [chunked(chunk, count), HOLD]) as server,
+        wire(lambda _: [HEAD, 0.1, chunked(chunk, count).removeprefix(HEAD), HOLD]) as server,
         session_of(Protocol) as session,
         session.get(server.url) as response,
     ):

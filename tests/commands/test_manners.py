@@ -37,6 +37,11 @@ NOWHERE = "nats://127.0.0.1:1"
         ["dev", "--base-url", "http://127.0.0.1:1"],
         ["chat", "--history", "no/file"],
         ["ask", "--context", "nothing", "hi"],
+        ["provision", "--context", "nothing", "--dry-run"],
+        ["dead", "list", "--context", "nothing"],
+        ["dead", "show", "1", "--context", "nothing"],
+        ["dead", "retry", "1", "--yes", "--context", "nothing"],
+        ["dead", "drop", "1", "--yes", "--context", "nothing"],
     ],
     ids=" ".join,
 )

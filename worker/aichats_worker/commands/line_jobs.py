@@ -86,7 +86,7 @@ def result(
     context: Context = None,
     as_json: AsJson = False,
 ) -> None:
-    """Wait for a job's end, and print its text or save its images.
+    """Wait for a job's end, and print its text or save its images. With -o, a text is saved too.
 
     Example: aichats-worker result order-7
     """
@@ -110,7 +110,7 @@ def resume(
     context: Context = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print a job's text from its beginning, and go on live; its images are saved at the end.
+    """Print a job's text from its beginning, and go on live; its images, and with -o its text, are saved at the end.
 
     Example: aichats-worker resume order-7 --json
     """

@@ -112,7 +112,7 @@ async def test_a_file_of_jobs_is_submitted(queue: Queue, start_jobs: StartJobs, 
     assert await broker.jobs_left() == 2
     again = await queue.run("submit", "-f", "jobs.jsonl")
     assert again.status == 1
-    assert "cat: a job cat is queued or running already" in again.err
+    assert "cat: a job cat is queued or running already; `aichats-worker result cat` waits for it" in again.err
     assert "1 of 2 jobs were not taken" in again.err
 
 

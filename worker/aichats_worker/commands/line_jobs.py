@@ -33,7 +33,9 @@ def submit(
     ] = None,
     file: Annotated[
         Path | None,
-        typer.Option("--file", "-f", help="Many jobs: on each line a JSON object, with kind, id and the request."),
+        typer.Option(
+            "--file", "-f", help="Many jobs: on each line a JSON object, with kind, id and any field of the request."
+        ),
     ] = None,
     model: Model = None,
     system: System = None,
@@ -46,6 +48,8 @@ def submit(
     context: Context = None,
 ) -> None:
     """Submit a job, or a file of them, and print the ids: what is printed is stored.
+
+    A file's lines may also have top_p, stop, seed, json, reasoning, n and quality, as `ask` and `image` do.
 
     Example: aichats-worker submit --id order-7 'Say hi'; aichats-worker result order-7
     """

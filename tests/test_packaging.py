@@ -52,6 +52,16 @@ def light(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python
 
 
+def test_an_image_needs_buildkit_and_says_so_where_there_is_none(tmp_path: Path) -> None:
+    docker = tmp_path / "docker"
+    docker.write_text("#!/bin/sh\necho 'ERROR: BuildKit is enabled but the buildx component is missing.' >&2\nexit 1\n")
+    docker.chmod(0o755)
+    done = run("make", "image", f"DOCKER={docker}", cwd=ROOT, timeout=BUILD_TIMEOUT_SECONDS)
+    assert done.returncode != 0
+    assert f'make image needs Docker with BuildKit, and "{docker} build" says it has none' in done.stdout
+    assert "install its buildx plugin" in done.stdout
+
+
 @in_the_light_one
 def test_the_package_alone_brings_the_client_and_what_that_needs(light: Path, tmp_path: Path) -> None:
     listed = pip("--python", light, "list", "--format=freeze", cwd=tmp_path)

@@ -15,7 +15,7 @@ ClientError
 
 from typing import ClassVar, Final
 
-from aichats_schemas.events import ErrorData
+from aichats_schemas.events import ErrorData, Usage
 
 
 class ClientError(Exception):
@@ -24,10 +24,12 @@ class ClientError(Exception):
     Attributes:
         retryable: Whether the same request may succeed when it is sent again.
         retry_after: How many seconds to wait before that, where somebody said so.
+        usage: The tokens of what was made of an answer; None where nothing was, or nobody said.
     """
 
     retryable: bool = False
     retry_after: float | None = None
+    usage: Usage | None = None
 
 
 class NoBroker(ClientError):
@@ -73,7 +75,15 @@ class Restarted(ClientError):
 
 
 class JobExists(ClientError):
-    """A job of this tenant and id is queued or running already: `Client.job` comes back to it."""
+    """A job of this tenant and id is queued or running already: `Client.job` comes back to it.
+
+    Attributes:
+        job_id: The job's name.
+    """
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"a job {job_id} is queued or running already; Client.job comes back to it")
+        self.job_id = job_id
 
 
 class QueueFull(ClientError):
@@ -89,7 +99,6 @@ class ServiceError(ClientError):
         data: All that the worker said.
         code: The contract's name of the failure.
         message: What to do next.
-        usage: The tokens of what was made of an answer; None where nothing was.
         request_id: The request's id, which the worker's log has as well.
     """
 

@@ -44,7 +44,7 @@ async def submit_job(nc: NatsClient, subject: str, body: dict[str, Any]) -> None
 def _refused(error: APIError, job_id: str) -> ClientError:
     says = str(error.description or "")
     if error.err_code == REFUSED and _SUBJECT_TAKEN in says:
-        return JobExists(f"a job {job_id} is queued or running already; Client.job comes back to it")
+        return JobExists(job_id)
     if error.err_code == REFUSED:
         return QueueFull(f"the queue takes no more jobs ({says}): try again later")
     return ClientError(f"the queue refuses the job: {says}")

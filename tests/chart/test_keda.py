@@ -1,5 +1,6 @@
 """KEDA's own arithmetic, on what a real nats-server says of real jobs."""
 
+import asyncio
 import json
 import math
 from collections.abc import Callable
@@ -13,6 +14,8 @@ from nats.js.api import AckPolicy, ConsumerConfig, RetentionPolicy, StreamConfig
 from tests.chart.conftest import Render, the
 from tests.processes import NatsServer
 
+SEEN_TIMEOUT_SECONDS = 20
+
 
 def replicas(trigger: dict[str, str]) -> int:
     """As KEDA's nats-jetstream scaler and the HorizontalPodAutoscaler behind it reckon."""
@@ -24,6 +27,17 @@ def replicas(trigger: dict[str, str]) -> int:
     (consumer,) = [each for each in stream["consumer_detail"] if each["name"] == trigger["consumer"]]
     lag = consumer["num_pending"] + consumer["num_ack_pending"]
     return math.ceil(lag / int(trigger["lagThreshold"])) if lag > int(trigger["activationLagThreshold"]) else 0
+
+
+async def becomes(wanted: int, trigger: dict[str, str]) -> None:
+    """Wait for what KEDA would see: a consumer's numbers change a moment after the server has acknowledged."""
+    found = None
+    try:
+        async with asyncio.timeout(SEEN_TIMEOUT_SECONDS):
+            while (found := await asyncio.to_thread(replicas, trigger)) != wanted:
+                await asyncio.sleep(0.02)
+    except TimeoutError:
+        pytest.fail(f"{found} replicas, not {wanted}")
 
 
 @pytest.mark.parametrize("kind", ["text", "image"])
@@ -50,19 +64,19 @@ async def test_keda_sees_jobs_that_wait_and_jobs_that_run(
                     f"ai-workers-{each}", ack_policy=AckPolicy.EXPLICIT, filter_subject=f"ai.v1.job.{each}.*.*"
                 ),
             )
-        assert replicas(trigger) == 0
+        await becomes(0, trigger)
 
         for number in range(2 * threshold + 1):
             await js.publish(f"ai.v1.job.{kind}.default.r{number}", b"hi")
-        assert replicas(trigger) == 3
+        await becomes(3, trigger)
 
         pull = await js.pull_subscribe_bind(f"ai-workers-{kind}", "AIJOBS")
         running = await pull.fetch(threshold + 1)
-        assert replicas(trigger) == 3  # a job that runs still needs its worker
+        await becomes(3, trigger)  # a job that runs still needs its worker
 
         for message in running:
             await message.ack_sync()
-        assert replicas(trigger) == 1
+        await becomes(1, trigger)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 import copy
 import json
+import re
 from typing import Any
 
 import pytest
@@ -243,6 +244,14 @@ def test_objects_of_ones_own_are_templates(render: Render) -> None:
     )
     assert the(objects, "ConfigMap")["metadata"]["name"] == "chat"
     assert the(objects, "Secret")["metadata"]["name"] == "s"
+
+
+def test_the_readme_names_the_secrets_that_are_mounted_as_files() -> None:
+    """Those are read again when they change; the others need workers that start anew."""
+    (row,) = re.findall(r"^\| (.*) \| a mounted file", (CHART / "README.md").read_text(), flags=re.MULTILINE)
+    helpers = (CHART / "templates" / "_helpers.tpl").read_text()
+    files = json.loads(helpers.partition('define "worker.files" -}}')[2].partition("{{-")[0])
+    assert re.findall(r"`(\w+)`", row) == files
 
 
 def test_the_written_files_are_current() -> None:

@@ -36,9 +36,19 @@ NOWHERE = "nats://127.0.0.1:1"
         ["ask", "--stop", "", "hi"],
         ["image", "-o", "no/cat", "hi"],
         ["image", "-o", "-", "--n", "2", "hi"],
+        ["image", "-o", "-", "--json", "hi"],
+        ["result", "-o", "-", "--json", "order-7"],
+        ["resume", "-o", "words", "--json", "order-7"],
+        ["resume", "-o", "words", "--after", "1,2", "order-7"],
+        ["resume", "-o", "no/words", "order-7"],
         ["dev", "--base-url", "http://127.0.0.1:1"],
         ["chat", "--history", "no/file"],
         ["ask", "--context", "nothing", "hi"],
+        ["provision", "--context", "nothing", "--dry-run"],
+        ["dead", "list", "--context", "nothing"],
+        ["dead", "show", "1", "--context", "nothing"],
+        ["dead", "retry", "1", "--yes", "--context", "nothing"],
+        ["dead", "drop", "1", "--yes", "--context", "nothing"],
     ],
     ids=" ".join,
 )
@@ -149,8 +159,9 @@ async def test_options_and_a_system_prompt_reach_the_worker(
     assert "be brief" in simulator.requests[-1].content
 
 
-async def test_an_error_is_a_line_of_json_too(worker: App, nats_server: NatsServer) -> None:
-    ran = await command("ask", "--json", "[sim: status=404]", "-s", nats_server.url)
+@pytest.mark.parametrize("name", ["ask", "image"])
+async def test_an_error_is_a_line_of_json_too(worker: App, nats_server: NatsServer, name: str) -> None:
+    ran = await command(name, "--json", "[sim: status=404]", "-s", nats_server.url)
     last = json.loads(ran.out.splitlines()[-1])
     assert ran.status == 1
     assert last["type"] == "error"

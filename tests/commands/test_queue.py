@@ -67,6 +67,36 @@ async def test_an_image_job_is_saved_by_result_and_by_resume(
         assert (tmp_path / f"{name}.webp").read_bytes() == simulated_image("webp", 900)
 
 
+async def test_a_text_job_is_saved_by_result_and_by_resume_and_replaces_nothing_unasked(
+    queue: Queue, start_jobs: StartJobs, tmp_path: Path
+) -> None:
+    await start_jobs()
+    await queue.run("submit", "--id", "order-7", "[sim: words=3 pause=0]")
+    text = "".join(words(3)) + "\n"
+    for name in ("result", "resume"):
+        ran = await queue.run(name, "order-7", "-o", f"{name}.txt")
+        assert ran.out.decode() == f"{name}.txt (text/plain, {len(text)} bytes)\n"
+        assert (tmp_path / f"{name}.txt").read_text() == text
+        (tmp_path / f"{name}.txt").write_text("mine")
+        again = await queue.run(name, "order-7", "-o", f"{name}.txt")
+        assert (again.status, again.out) == (2, b"")
+        assert "--force" in again.err
+        assert (tmp_path / f"{name}.txt").read_text() == "mine"
+        assert (await queue.run(name, "order-7", "-o", f"{name}.txt", "--force")).status == 0
+        assert (tmp_path / f"{name}.txt").read_text() == text
+    whole = json.loads((await queue.run("result", "order-7", "-o", "third.txt", "--json")).out)
+    assert whole["written"] == [f"third.txt (text/plain, {len(text)} bytes)"]
+
+
+async def test_a_job_that_fails_is_a_line_of_json_too(queue: Queue, start_jobs: StartJobs) -> None:
+    await start_jobs()
+    await queue.run("submit", "--id", "order-7", "[sim: status=404]")
+    ran = await queue.run("result", "order-7", "--json")
+    said = json.loads(ran.out)
+    assert (ran.status, said["type"], said["id"]) == (1, "error", "order-7")
+    assert said["data"]["code"] in ran.err
+
+
 async def test_a_file_of_jobs_is_submitted(queue: Queue, start_jobs: StartJobs, tmp_path: Path, broker: Broker) -> None:
     await (await start_jobs()).drain()
     lines = ['"a prompt"', "", '{"kind": "image", "prompt": "a cat", "id": "cat"}', '{"messages": [], "prompt": "hi"}']
@@ -82,7 +112,7 @@ async def test_a_file_of_jobs_is_submitted(queue: Queue, start_jobs: StartJobs, 
     assert await broker.jobs_left() == 2
     again = await queue.run("submit", "-f", "jobs.jsonl")
     assert again.status == 1
-    assert "cat: a job cat is queued or running already" in again.err
+    assert "cat: a job cat is queued or running already; `aichats-worker result cat` waits for it" in again.err
     assert "1 of 2 jobs were not taken" in again.err
 
 

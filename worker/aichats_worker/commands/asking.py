@@ -1,6 +1,5 @@
 """What a requester does, for people: ask, and come back for jobs."""
 
-import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
@@ -8,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from aichats_client import Client, JobHandle, ServiceError
+from aichats_client import Client, JobHandle
 from aichats_client.options import asked
 from aichats_schemas.events import StreamEvent
 from aichats_schemas.requests import ImageRequest, TextRequest
@@ -16,7 +15,7 @@ from aichats_schemas.subjects import Kind
 from aichats_worker.commands.connection import connected
 from aichats_worker.commands.ending import Unusable
 from aichats_worker.commands.manners import console, out
-from aichats_worker.commands.output import Output, print_completion, print_pieces, print_reasoning
+from aichats_worker.commands.output import Output, failing_as_json, print_completion, print_pieces, print_reasoning
 from aichats_worker.settings import Settings
 
 Options = dict[str, Any]
@@ -80,29 +79,40 @@ class Asker:
         Raises:
             Unusable: They could not be written; nothing was asked.
         """
-        output.check(options.get("n", 1))
+        output.check(options.get("n", 1), as_json=self.as_json)
         async with self.client() as ai:
-            with console().status("waiting for the image"):
+            with failing_as_json(self.as_json), console().status("waiting for the image"):
                 completion = await ai.complete("image", prompt, **options)
         print_completion(completion, output, as_json=self.as_json)
 
     async def result(self, job_id: str, output: Output) -> None:
         """Wait for a job's end, and print what it came to."""
-        output.check(1)
+        output.check(1, as_json=self.as_json, maybe_text=True)
         async with self.client() as ai:
-            with console().status("waiting for the job"):
-                completion = await ai.job(job_id).result()
+            await self._result(ai.job(job_id), output)
+
+    async def _result(self, job: JobHandle, output: Output) -> None:
+        with failing_as_json(self.as_json), console().status("waiting for the job"):
+            completion = await job.result()
         print_completion(completion, output, as_json=self.as_json)
 
     async def resume(self, job_id: str, after: tuple[int, int] | None, output: Output) -> None:
-        """Print a job's text as it is made, or its events; an image is saved at the end."""
-        output.check(1)
+        """Print a job's text as it is made, or its events; what goes to a file is saved at the end.
+
+        Raises:
+            Unusable: It could not be written, or there is nothing to write but events.
+        """
+        if output.path is not None and (self.as_json or after is not None):
+            raise Unusable("-o takes the whole answer, and resume's --json and --after print parts of it: try `result`")
+        output.check(1, maybe_text=True)
         async with self.client() as ai:
             job = ai.job(job_id)
             if self.as_json:
                 await _print_events(job.events(after=after))
             elif after is not None:
                 await _print_rest(job, after)
+            elif output.file is not None:
+                await self._result(job, output)
             elif not await print_pieces(job.text(on_restart=_restarted), "waiting for the job"):
                 print_completion(await job.result(), output)
 
@@ -131,11 +141,7 @@ async def _print_rest(job: JobHandle, after: tuple[int, int]) -> None:
 
 
 async def _print_events(events: AsyncGenerator[StreamEvent, None]) -> None:
-    try:
+    with failing_as_json(True):
         async with aclosing(events):
             async for event in events:
                 out(event.model_dump_json(exclude_none=True) + "\n")
-    except ServiceError as error:
-        data = error.data.model_dump(exclude_none=True)
-        out(json.dumps({"type": "error", "id": error.request_id, "data": data}, ensure_ascii=False) + "\n")
-        raise

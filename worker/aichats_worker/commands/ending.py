@@ -81,10 +81,13 @@ def told(error: Exception) -> tuple[str, int]:
 
 
 def _told_by_the_client(error: "ClientError") -> tuple[str, int]:
-    from aichats_client import NoBroker, NoWorker, ServiceError, Stalled, TooLargeError
+    from aichats_client import JobExists, NoBroker, NoWorker, ServiceError, Stalled, TooLargeError
 
     if isinstance(error, NoBroker | NoWorker | Stalled):
         return str(error), STATUS_NOBODY
+    if isinstance(error, JobExists):
+        name = error.job_id
+        return f"a job {name} is queued or running already; `aichats-worker result {name}` waits for it", STATUS_ERROR
     if isinstance(error, TooLargeError) and not error.request_id:
         return str(error), STATUS_USAGE  # it was never sent
     if isinstance(error, ServiceError) and error.retryable:

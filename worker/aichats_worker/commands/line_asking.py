@@ -105,7 +105,7 @@ def image(
     given = {name: value for name, value in options.items() if value is not None}
     with ending():
         check("image", text, given)
-        Output(output, force).check(n or 1)
+        Output(output, force).check(n or 1, as_json=as_json)
     finish(asker.image(text, Output(output, force), given))
 
 

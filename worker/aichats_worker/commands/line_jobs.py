@@ -33,7 +33,9 @@ def submit(
     ] = None,
     file: Annotated[
         Path | None,
-        typer.Option("--file", "-f", help="Many jobs: on each line a JSON object, with kind, id and the request."),
+        typer.Option(
+            "--file", "-f", help="Many jobs: on each line a JSON object, with kind, id and any field of the request."
+        ),
     ] = None,
     model: Model = None,
     system: System = None,
@@ -46,6 +48,8 @@ def submit(
     context: Context = None,
 ) -> None:
     """Submit a job, or a file of them, and print the ids: what is printed is stored.
+
+    A file's lines may also have top_p, stop, seed, json, reasoning, n and quality, as `ask` and `image` do.
 
     Example: aichats-worker submit --id order-7 'Say hi'; aichats-worker result order-7
     """
@@ -86,7 +90,7 @@ def result(
     context: Context = None,
     as_json: AsJson = False,
 ) -> None:
-    """Wait for a job's end, and print its text or save its images.
+    """Wait for a job's end, and print its text or save its images. With -o, a text is saved too.
 
     Example: aichats-worker result order-7
     """
@@ -110,7 +114,7 @@ def resume(
     context: Context = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print a job's text from its beginning, and go on live; its images are saved at the end.
+    """Print a job's text from its beginning, and go on live; its images, and with -o its text, are saved at the end.
 
     Example: aichats-worker resume order-7 --json
     """

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from aichats_worker.commands.ending import finish
-from aichats_worker.commands.manners import AsJson, Server, settings_of
+from aichats_worker.commands.manners import AsJson, Context, Server, settings_of
 
 app = typer.Typer()
 
@@ -44,6 +44,7 @@ AckWait = Annotated[
 def provision(
     *,
     server: Server = None,
+    context: Context = None,
     replicas: Replicas = None,
     jobs_max: Jobs = None,
     jobs_max_bytes: Bytes = None,
@@ -71,7 +72,7 @@ def provision(
         replicas=replicas,
         ack_wait_seconds=ack_wait,
     )
-    changes = finish(provision(settings_of(server), choices, dry_run=dry_run))
+    changes = finish(provision(settings_of(server, context), choices, dry_run=dry_run))
     typer.echo("\n".join(changes) if changes else "nothing to change")
 
 
@@ -86,18 +87,18 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
 @dead.command("list")
-def dead_list(server: Server = None, as_json: AsJson = False) -> None:
+def dead_list(server: Server = None, context: Context = None, as_json: AsJson = False) -> None:
     """List all dead letters, the oldest first, one on each line.
 
     Example: aichats-worker dead list --json | head
     """
     from aichats_worker.commands.operating import dead_list
 
-    finish(dead_list(settings_of(server), as_json=as_json))
+    finish(dead_list(settings_of(server, context), as_json=as_json))
 
 
 @dead.command("show")
-def dead_show(number: Number, server: Server = None) -> None:
+def dead_show(number: Number, server: Server = None, context: Context = None) -> None:
     """Print one dead letter as JSON: its reason, headers and body.
 
     Example: aichats-worker dead show 3
@@ -106,11 +107,11 @@ def dead_show(number: Number, server: Server = None) -> None:
 
     from aichats_worker.commands.operating import dead_show
 
-    typer.echo(json.dumps(finish(dead_show(settings_of(server), number)), indent=2, ensure_ascii=False))
+    typer.echo(json.dumps(finish(dead_show(settings_of(server, context), number)), indent=2, ensure_ascii=False))
 
 
 @dead.command("retry")
-def dead_retry(number: Number, server: Server = None, yes: Yes = False) -> None:
+def dead_retry(number: Number, server: Server = None, context: Context = None, yes: Yes = False) -> None:
     """Submit the job of one dead letter again, with its headers. Its old record is cleared first.
 
     Example: aichats-worker dead retry 3
@@ -119,11 +120,11 @@ def dead_retry(number: Number, server: Server = None, yes: Yes = False) -> None:
 
     if not yes:
         typer.confirm(f"submit the job of dead letter {number} again?", abort=True)
-    typer.echo(f"submitted {finish(dead_retry(settings_of(server), number))} again")
+    typer.echo(f"submitted {finish(dead_retry(settings_of(server, context), number))} again")
 
 
 @dead.command("drop")
-def dead_drop(number: Number, server: Server = None, yes: Yes = False) -> None:
+def dead_drop(number: Number, server: Server = None, context: Context = None, yes: Yes = False) -> None:
     """Delete one dead letter for good.
 
     Example: aichats-worker dead drop 3 --yes
@@ -132,4 +133,4 @@ def dead_drop(number: Number, server: Server = None, yes: Yes = False) -> None:
 
     if not yes:
         typer.confirm(f"drop dead letter {number}?", abort=True)
-    typer.echo(f"dropped {finish(dead_drop(settings_of(server), number))}")
+    typer.echo(f"dropped {finish(dead_drop(settings_of(server, context), number))}")

@@ -110,7 +110,7 @@ async def _submitted(ai: Client, order: Order, progress: Progress) -> bool:
     try:
         await ai.submit(order.kind, order.prompt, id=order.id, **order.options)
     except ClientError as error:
-        progress.console.print(f"{order.id}: {told(error)[0]}", markup=False)
+        progress.console.print(f"{order.id}: {told(error)[0]}", markup=False, soft_wrap=True)
         return False
     out(f"{order.id}\n")
     return True

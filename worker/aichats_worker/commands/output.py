@@ -2,13 +2,13 @@
 
 import json
 import sys
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from aichats_client import Completion, GeneratedImage, TextStream
+from aichats_client import Completion, GeneratedImage, ServiceError, TextStream
 from aichats_client.completion import SUFFIXES
 from aichats_schemas.events import StreamEvent
 from aichats_worker.commands.ending import Refused, Unusable
@@ -56,23 +56,30 @@ async def print_reasoning(events: AsyncGenerator[StreamEvent, None]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """Where images go.
+    """Where images go, and a job's text where a path was given.
 
     Attributes:
-        path: A file, with or without a suffix; `-` for standard output; None for a name that is free.
+        path: A file, an image's with or without a suffix; `-` for standard output; None for a name that is free.
         overwrite: Replace files that are there.
     """
 
     path: Path | None = None
     overwrite: bool = False
 
-    def check(self, count: int) -> None:
-        """See that `count` images can be written, before anything is asked.
+    @property
+    def file(self) -> Path | None:
+        """The path, where it is a file's."""
+        return self.path if self.path != STDOUT else None
+
+    def check(self, count: int, *, as_json: bool = False, maybe_text: bool = False) -> None:
+        """See that `count` images can be written, or perhaps a text, before anything is asked.
 
         Raises:
-            Unusable: They cannot.
+            Unusable: They cannot, or standard output would get JSON as well.
         """
         if self.path == STDOUT:
+            if as_json:
+                raise Unusable("standard output takes the answer or --json, not both: give -o a name")
             self._check_stdout(count)
             return
         folder = (self.path or Path("image")).parent
@@ -80,6 +87,8 @@ class Output:
             raise Unusable(f"there is no directory {folder}")
         if self.path is None or self.overwrite:
             return
+        if maybe_text and self.path.exists():
+            raise Unusable(f"{self.path} is there already; --force replaces it")
         for name in self._names(count):
             taken = [path for path in (GeneratedImage(b"", mime).path(name) for mime in SUFFIXES) if path.exists()]
             if taken:
@@ -102,6 +111,18 @@ class Output:
         names: Iterable[Path | None] = self._names(len(images)) or [None] * len(images)
         saved = [(image, self._saved(image, name)) for image, name in zip(images, names, strict=True)]
         return [f"{path} ({image.mime}, {len(image.data)} bytes)" for image, path in saved]
+
+    def write_text(self, text: str) -> list[str]:
+        """Write a text to the file that was named. Returns a line for the person who asked; none without a file."""
+        if self.file is None:
+            return []
+        data = text.encode()
+        try:
+            with self.file.open("wb" if self.overwrite else "xb") as file:
+                file.write(data)
+        except FileExistsError:
+            raise Refused(f"{self.file} is there already; --force replaces it") from None
+        return [f"{self.file} (text/plain, {len(data)} bytes)"]
 
     def _saved(self, image: GeneratedImage, name: Path | None) -> Path:
         if name is None:
@@ -129,12 +150,24 @@ def _under_a_free_name(image: GeneratedImage) -> Path:
 
 
 def print_completion(completion: Completion, output: Output, *, as_json: bool = False) -> None:
-    """Print a text, or save images and print where they are; with `as_json` as one object."""
-    written = output.write(completion.images) if completion.images else []
+    """Print a text, or save what goes to files and print where it is; with `as_json` as one object."""
+    text = completion.text if not completion.text or completion.text.endswith("\n") else f"{completion.text}\n"
+    written = output.write(completion.images) if completion.images else output.write_text(text)
+    saved = bool(completion.images) or output.file is not None
     if as_json:
-        answer = {"written": written} if completion.images else {"text": completion.text}
+        answer = {"written": written} if saved else {"text": completion.text}
         out(json.dumps(answer | completion.done.model_dump(exclude_none=True), ensure_ascii=False) + "\n")
-    elif completion.images:
-        out("".join(f"{line}\n" for line in written))
-    elif completion.text:
-        out(completion.text if completion.text.endswith("\n") else f"{completion.text}\n")
+    else:
+        out("".join(f"{line}\n" for line in written) if saved else text)
+
+
+@contextmanager
+def failing_as_json(as_json: bool) -> Iterator[None]:
+    """Print what the worker answers in place of the answer as a line of JSON too, where JSON was asked for."""
+    try:
+        yield
+    except ServiceError as error:
+        if as_json:
+            data = error.data.model_dump(exclude_none=True)
+            out(json.dumps({"type": "error", "id": error.request_id, "data": data}, ensure_ascii=False) + "\n")
+        raise

@@ -93,7 +93,9 @@ async def submit_all(asker: Asker, orders: list[Order]) -> int:
     columns = (TextColumn("submitting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     turns = asyncio.Semaphore(AT_ONCE)
     async with asker.client() as ai:
-        with Progress(*columns, console=console(), disable=len(orders) == 1 or not sys.stderr.isatty()) as progress:
+        hidden = len(orders) == 1 or not sys.stderr.isatty()
+        # What is printed meanwhile would go to the bar's console instead, and an ids' file would stay empty.
+        with Progress(*columns, console=console(), disable=hidden, redirect_stdout=False) as progress:
             task = progress.add_task("", total=len(orders))
 
             async def one(order: Order) -> bool:

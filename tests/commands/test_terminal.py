@@ -1,0 +1,87 @@
+"""What somebody sees on a terminal, while standard output has the answer alone."""
+
+import asyncio
+import os
+import pty
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from aichats_worker.app import App
+from tests.commands.test_commands import RUN_TIMEOUT_SECONDS
+from tests.jobs.test_jobs import Broker, StartJobs, broker, start_jobs
+from tests.processes import ROOT, NatsServer
+
+__all__ = ["broker", "start_jobs"]
+
+
+@dataclass
+class Watched:
+    """A command, and the terminal that it writes to."""
+
+    process: asyncio.subprocess.Process
+    terminal: asyncio.StreamReader
+
+    async def shows(self, words: str) -> None:
+        seen = b""
+        async with asyncio.timeout(RUN_TIMEOUT_SECONDS):
+            while words.encode() not in seen:
+                piece = await self.terminal.read(4096)
+                assert piece, f"it ended, and showed {seen!r}"
+                seen += piece
+
+    async def ends(self) -> int:
+        """Its status, once it has ended; what it shows until then is read, since a terminal holds little."""
+        async with asyncio.timeout(RUN_TIMEOUT_SECONDS):
+            reading = asyncio.ensure_future(self.terminal.read())
+            status = await self.process.wait()
+            await asyncio.wait([reading])
+            reading.exception()  # Linux ends a terminal whose other side is closed with an error
+            return status
+
+
+@asynccontextmanager
+async def watched(*arguments: str, on: str) -> AsyncIterator[Watched]:
+    """Run a command whose `on`, stdout or stderr, is a terminal, and the other one a pipe."""
+    main, terminal = pty.openpty()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "aichats_worker", *arguments),
+        cwd=ROOT,
+        env=os.environ | {"TERM": "xterm", "COLUMNS": "160", "LINES": "40"},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=terminal if on == "stdout" else asyncio.subprocess.PIPE,
+        stderr=terminal if on == "stderr" else asyncio.subprocess.PIPE,
+    )
+    os.close(terminal)
+    reader = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    pipe = os.fdopen(main, "rb", buffering=0)
+    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
+    try:
+        yield Watched(process, reader)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+        transport.close()
+
+
+async def test_a_spinner_says_what_is_waited_for(worker: App, nats_server: NatsServer) -> None:
+    async with watched("ask", "[sim: delay=1 words=1]", "-s", nats_server.url, on="stderr") as ask:
+        await ask.shows("waiting for the first word")
+        assert await ask.ends() == 0
+        assert ask.process.stdout is not None
+        assert await ask.process.stdout.read() == b"Hello\n"
+
+
+async def test_a_bar_shows_how_many_jobs_are_submitted(broker: Broker, start_jobs: StartJobs, tmp_path: Path) -> None:
+    await start_jobs()
+    (tmp_path / "jobs.jsonl").write_text("".join(f'{{"id": "job-{n}", "prompt": "hi"}}\n' for n in range(3)))
+    file = str(tmp_path / "jobs.jsonl")
+    async with watched("submit", "-f", file, "-s", broker.server.url, on="stderr") as submit:
+        await submit.shows("3/3")
+        assert await submit.ends() == 0
+        assert submit.process.stdout is not None
+        assert sorted((await submit.process.stdout.read()).split()) == [b"job-0", b"job-1", b"job-2"]

@@ -24,7 +24,7 @@ from aichats_schemas.events import ErrorCode, Usage
 from aichats_schemas.subjects import KINDS, Kind, Mode
 from aichats_worker.errors import Cancelled, Fault, HandedOver, JobLost, RequesterGone
 from aichats_worker.telemetry.account import Account
-from aichats_worker.telemetry.tally import Tally, Times
+from aichats_worker.telemetry.collecting import Counts, Times
 
 log = structlog.get_logger("aichats_worker.request")
 
@@ -96,7 +96,7 @@ class Telemetry:
 
     def _request_counters(self) -> None:
         begun = [(mode, kind, code) for mode, outcomes in OUTCOMES.items() for kind in KINDS for code in outcomes]
-        self._requests = Tally("aichats_requests", "Requests by their end.", ("mode", "kind", "outcome"), begun)
+        self._requests = Counts("aichats_requests", "Requests by their end.", ("mode", "kind", "outcome"), begun)
         self.registry.register(self._requests)
         both: dict[str, Iterable[str]] = {"mode": OUTCOMES, "kind": KINDS}
         says = "Requests that ended in an error, by whose fault it was."
@@ -129,11 +129,11 @@ class Telemetry:
         self._redeliveries = self._counter("job_redeliveries", says, kind=KINDS)
         self._letters = self._counter("job_dead_letters", "Dead letters that this worker has kept.", kind=KINDS)
 
-    def _counter(self, name: str, says: str, **labels: Iterable[str]) -> Tally:
+    def _counter(self, name: str, says: str, **labels: Iterable[str]) -> Counts:
         """Make a counter that is 0 for each of its labels' values."""
-        tally = Tally(f"aichats_{name}", says, tuple(labels), product(*labels.values()))
-        self.registry.register(tally)
-        return tally
+        counts = Counts(f"aichats_{name}", says, tuple(labels), product(*labels.values()))
+        self.registry.register(counts)
+        return counts
 
     def _histogram(
         self, name: str, says: str, buckets: Sequence[float], *, modes: Iterable[str] = tuple(OUTCOMES)

@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 Values = tuple[str, ...]
 
 
-class Tally(Collector):
+class Counts(Collector):
     """A counter, by the values of its labels.
 
     Args:

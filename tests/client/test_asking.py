@@ -78,6 +78,16 @@ async def test_an_image_is_saved_under_a_name_that_says_what_it_is(ai: Client, w
     assert path.read_bytes() == simulated_image("png", 1500000)
 
 
+async def test_several_images_come_whole(
+    ai: Client, start_worker: StartWorker, simulator: Simulator, tmp_path: Path
+) -> None:
+    await start_worker(worker_providers="aichats,openai", openai_base_url=f"{simulator.url}/v1")
+    images = await ai.images("[sim: bytes=3000 type=png] a cat", n=2)
+    assert [image.data for image in images] == [simulated_image("png", 3000)] * 2
+    names = [image.save(tmp_path / f"cat-{number}").name for number, image in enumerate(images, 1)]
+    assert names == ["cat-1.png", "cat-2.png"]
+
+
 async def test_the_events_of_a_text_can_be_read_instead_of_its_pieces(ai: Client, worker: App) -> None:
     types = [event.type async for event in ai.text("[sim: delay=1 words=2]").events()]
     assert types[0] == "status"

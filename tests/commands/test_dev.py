@@ -1,7 +1,9 @@
 """`aichats-worker dev`: what a visitor does after the demo."""
 
 import asyncio
+import json
 import re
+import shlex
 import signal
 import socket
 from pathlib import Path
@@ -9,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from aichats_client import BadResponseError, Client
-from aichats_worker.commands.dev import welcome
+from aichats_worker import wiring
+from aichats_worker.commands.dev import simulated, welcome
 from aichats_worker.settings import settings_without_environment
 from aichats_worker.simulator.answers import words
 from aichats_worker.simulator.server import Simulator
@@ -74,11 +77,53 @@ async def test_what_it_prints_to_copy_works_and_a_port_that_is_taken_is_passed_o
             copied = [line.strip() for line in dev.seen.splitlines() if line.startswith("  aichats-worker ")]
             asked = copied[0].replace("'Say hi'", "[sim:words=1]").split()[1:]
             assert (await command(*asked)).out == b"Hello\n"
+            failing = next(line for line in copied if "status=503" in line).removesuffix(" | tail -1")
+            ran = await command(*shlex.split(failing)[1:])
+            assert json.loads(ran.out.splitlines()[-1])["data"]["provider"]["name"] == "openai"
+            await dev.until(r"provider failed .*provider=aichats")
             page = re.findall(r"curl (\S+)/readyz", dev.seen)[0]
             assert page.startswith("http://127.0.0.1:")
         finally:
             dev.process.send_signal(signal.SIGINT)
             await finished(dev.process)
+
+
+async def test_the_doctor_finds_all_well_with_the_line_that_is_printed(tmp_path: Path) -> None:
+    dev = Dev(await start("dev", cwd=tmp_path))
+    try:
+        await dev.url()
+        line = next(line for line in dev.seen.splitlines() if line.endswith(" aichats-worker doctor"))
+        variables = dict(word.split("=", 1) for word in shlex.split(line)[:-2])
+        ran = await command("doctor", "--json", **variables)  # type: ignore[arg-type]
+    finally:
+        dev.process.send_signal(signal.SIGINT)
+        await finished(dev.process)
+    assert ran.status == 0, ran.out.decode()
+    found = {finding["name"]: finding["says"] for finding in json.loads(ran.out)["findings"]}
+    assert {"aichats", "openai", "port"} <= found.keys()
+    assert "has a worker" in found["port"]
+
+
+async def test_the_simulators_second_provider_honours_options_makes_images_and_stands_in(tmp_path: Path) -> None:
+    dev = Dev(await start("dev", cwd=tmp_path))
+    try:
+        async with Client(await dev.url()) as ai:
+            plain = await ai.complete("text", "[sim: words=1]")
+            optional = await ai.complete("text", "[sim: words=5 pause=0]", max_tokens=2)
+            images = await ai.complete("image", "[sim: type=png]", n=2)
+            failing = await ai.complete("text", "[sim: only=aichats status=503] [sim: words=1]")
+    finally:
+        dev.process.send_signal(signal.SIGINT)
+        await finished(dev.process)
+    who = [(each.done.provider or {})["name"] for each in (plain, optional, images, failing)]
+    assert who == ["aichats", "openai", "openai", "openai"]
+    assert (optional.text, optional.done.finish_reason) == ("".join(words(2)), "length")
+    assert len(images.images) == 2
+
+
+def test_the_models_that_are_announced_first_are_the_defaults() -> None:
+    offers = wiring.provider(settings_without_environment(**simulated("http://127.0.0.1:1"))).offers
+    assert {kind: list(models) for kind, models in offers.items()} == {"text": ["gpt-4"], "image": ["dalle"]}
 
 
 async def test_two_that_start_at_once_have_ports_of_their_own(tmp_path: Path) -> None:
@@ -108,5 +153,7 @@ async def test_a_real_server_can_be_asked_through_it(tmp_path: Path, simulator: 
 
 
 def test_the_readme_shows_what_it_prints() -> None:
-    shown = welcome(settings_without_environment(), "http://127.0.0.1:41235  (a local simulator, not ai-chats.org)")
+    simulator_url = "http://127.0.0.1:41235"
+    settings = settings_without_environment(**simulated(simulator_url))
+    shown = welcome(settings, f"{simulator_url}  (a local simulator, not ai-chats.org)")
     assert shown in (ROOT / "README.md").read_text("utf-8")

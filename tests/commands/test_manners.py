@@ -11,12 +11,15 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from aichats_client.errors import service_error
+from aichats_schemas import ErrorCode, ErrorData
 from aichats_worker.app import App
-from aichats_worker.commands.ending import STATUS_NOBODY
+from aichats_worker.commands.ending import STATUS_NOBODY, told
 from aichats_worker.commands.line import app
 from aichats_worker.simulator.answers import image as simulated_image
 from aichats_worker.simulator.server import Simulator
 from tests.commands.test_commands import RUN_TIMEOUT_SECONDS, command, finished, start
+from tests.conftest import StartWorker
 from tests.processes import ROOT, NatsServer, free_port
 
 NOWHERE = "nats://127.0.0.1:1"
@@ -129,6 +132,30 @@ async def test_nothing_is_overwritten_unasked(
     assert (tmp_path / "cat.png").read_bytes() == b"mine"
     assert (await command(*prompt, "-o", "cat", "--force", cwd=tmp_path)).status == 0
     assert (tmp_path / "cat.png").read_bytes() == simulated_image("png", 900)
+
+
+async def test_several_images_are_numbered(
+    start_worker: StartWorker, nats_server: NatsServer, simulator: Simulator, tmp_path: Path
+) -> None:
+    await start_worker(worker_providers="aichats,openai", openai_base_url=f"{simulator.url}/v1")
+    prompt = ("image", "--n", "2", "[sim: bytes=3000 type=png] a cat", "-s", nats_server.url)
+    ran = await command(*prompt, "-o", "cat", cwd=tmp_path)
+    assert (ran.status, ran.err) == (0, "")
+    assert ran.out.decode().splitlines() == [f"cat-{number}.png (image/png, 3000 bytes)" for number in (1, 2)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cat-1.png", "cat-2.png"]
+
+
+def test_a_wait_is_said_once() -> None:
+    def said(message: str, milliseconds: int | None) -> str:
+        data = ErrorData(
+            code=ErrorCode.PROVIDER_UNAVAILABLE, message=message, retryable=True, retry_after_ms=milliseconds
+        )
+        return told(service_error(data, "r1"))[0]
+
+    assert said("it is not asked; try again later", 23_688).endswith("it is not asked; try again later (in 24 s)")
+    assert said("it is not asked; try again later", None).endswith("it is not asked; try again later")
+    assert said("wait", 1500).endswith("wait; try again in 2 s")
+    assert said("wait", None).endswith("wait; try again later")
 
 
 async def test_without_a_name_images_take_one_that_is_free(

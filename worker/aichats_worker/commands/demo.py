@@ -14,11 +14,13 @@ from aichats_schemas.requests import ImageRequest, TextRequest
 from aichats_worker import login
 from aichats_worker.app import App
 from aichats_worker.broker.connecting import connect
+from aichats_worker.commands.dev import simulated
 from aichats_worker.settings import settings_without_environment
 from aichats_worker.simulator.broker import embedded_nats_server
 from aichats_worker.simulator.server import start_simulator
 
 PROMPT = "[sim: pause=0.06] What is this?"
+FAILOVER_PROMPT = "[sim: only=aichats status=503] [sim: words=7 pause=0.06] And when it fails?"
 IMAGE_PROMPT = "[sim: bytes=1500000 type=png] a picture"
 IMAGE_PATH = Path("demo-image.png")
 
@@ -28,7 +30,7 @@ class DemoFailed(Exception):
 
 
 async def demo(console: Console) -> None:
-    """Start everything, ask for a text and an image, and stop everything again.
+    """Start everything, ask for texts and an image, also where a provider fails, and stop everything again.
 
     Raises:
         DemoFailed: An answer did not come.
@@ -40,27 +42,30 @@ async def demo(console: Console) -> None:
         console.print(f"nats-server   {url}")
         simulator = await stack.enter_async_context(await start_simulator())
         console.print(f"provider      {simulator.url}  (a local simulator, not ai-chats.org)")
-        settings = settings_without_environment(nats_url=url, aichats_url=simulator.url, worker_http_port=0)
+        settings = settings_without_environment(nats_url=url, worker_http_port=0, **simulated(simulator.url))
         app = App(settings)
         stack.push_async_callback(app.drain)
         await app.start()
         console.print("worker        ready")
         nc = await connect(login.access(settings))
         stack.push_async_callback(nc.close)
-        await _text(nc, console)
+        await _text(nc, console, PROMPT, "")
+        await _text(nc, console, FAILOVER_PROMPT, ", and the first provider fails")
         await _image(nc, console)
 
 
-async def _text(nc: Client, console: Console) -> None:
-    console.print("\n[bold]ai.v1.req.text.default[/bold]", highlight=False)
+async def _text(nc: Client, console: Console, prompt: str, what: str) -> None:
+    console.print(f"\n[bold]ai.v1.req.text.default[/bold]{what}", highlight=False)
     answer = Answer()
-    async for event in stream(nc, "text", TextRequest(prompt=PROMPT)):
+    async for event in stream(nc, "text", TextRequest(prompt=prompt)):
         answer.add(event)
         if event.type == "response":
             sys.stdout.write(event.data)
             sys.stdout.flush()
     end = _done(answer)
-    console.print(f"\n[dim]{end.seq} events in {end.data.timing.total_ms} ms, then the sentinel[/dim]", highlight=False)
+    who = (end.data.provider or {}).get("name")
+    says = f"{end.seq} events from {who} in {end.data.timing.total_ms} ms, then the sentinel"
+    console.print(f"\n[dim]{says}[/dim]", highlight=False)
 
 
 async def _image(nc: Client, console: Console) -> None:

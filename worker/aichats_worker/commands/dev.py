@@ -1,6 +1,7 @@
 """`aichats-worker dev`: a broker, a provider and a worker on this machine that stay up, to try things on."""
 
 import asyncio
+import shlex
 import socket
 from collections.abc import Mapping, MutableMapping
 from contextlib import AsyncExitStack
@@ -25,6 +26,8 @@ NATS_PORT: Final = 4222
 JOBS_TIMEOUT_SECONDS: Final = 30.0
 HTTP_PORT: Final = 8080
 PORTS_TRIED: Final = 100
+# What a command in another terminal cannot know of what runs here. Keys and models are in the environment, or default.
+PLACES: Final = ("nats_url", "aichats_url", "openai_base_url", "worker_providers", "worker_http_port")
 WELL: Final = ("done", "handed_over", "gone", "cancelled")
 
 
@@ -72,7 +75,7 @@ class Playground:
             "worker_drain_timeout_seconds": 2,
         }
         if self.provider == "simulator":
-            return settings_without_environment(aichats_url=simulator_url, **here)
+            return settings_without_environment(**simulated(simulator_url), **here)
         # Keys, models and proxies are the environment's; the broker is ours, and who we are there as well.
         names = ("creds", "nkey", "user", "password", "token", "ca", "cert", "key")
         here |= {f"nats_{name}": None for name in names} | {"worker_providers": self.provider}
@@ -84,6 +87,15 @@ class Playground:
             "aichats": settings.aichats_url,
             "openai": settings.openai_base_url,
         }[self.provider]
+
+
+def simulated(simulator_url: str) -> dict[str, str]:
+    """Return settings with which the simulator is two providers: so one can fail, and the other honours options."""
+    return {
+        "aichats_url": simulator_url,
+        "openai_base_url": f"{simulator_url}/v1",
+        "worker_providers": "aichats,openai",
+    }
 
 
 async def _broker(stack: AsyncExitStack, directory: Path) -> tuple[str, int]:
@@ -120,6 +132,10 @@ def welcome(settings: Settings, provider: str) -> str:
     """Return what is printed first: where all is, and lines to copy."""
     url, page = settings.nats_url, f"http://127.0.0.1:{settings.worker_http_port}"
     server = "" if url == "nats://127.0.0.1:4222" else f" -s {url}"
+    failover = ""
+    if len(settings.providers) > 1:  # these are the simulator's, which does what a prompt says
+        prompt = "[sim: only=aichats status=503] aichats fails, and openai answers"
+        failover = f"  aichats-worker ask{server} '{prompt}' --json | tail -1\n"
     return f"""\
 nats-server   {url}  (with JetStream)
 provider      {provider}
@@ -130,11 +146,19 @@ Try it, in another terminal:
   aichats-worker ask{server} 'Say hi'
   aichats-worker submit{server} --id order-7 'Say hi' && aichats-worker result{server} order-7
   nats{server} req ai.v1.req.text.default 'Say hi' --wait-for-empty --raw --reply-timeout=5s
-  python -c "from aichats_client import sync; print(sync.ask('Say hi', servers='{url}'))"
+{failover}  python -c "from aichats_client import sync; print(sync.ask('Say hi', servers='{url}'))"
   curl {page}/readyz {page}/docs/asyncapi.json
+  {_places(settings)}aichats-worker doctor
 
 Requests as they come (Ctrl-C ends all, and leaves nothing):
 """
+
+
+def _places(settings: Settings) -> str:
+    """Return what leads another command to what runs here, as a shell takes it; defaults are left out."""
+    here, plain = settings.masked(), settings_without_environment().masked()
+    changed = [name for name in map(str.upper, PLACES) if here[name] != plain[name]]
+    return "".join(f"{name}={shlex.quote(here[name])} " for name in changed)
 
 
 class _Shown:

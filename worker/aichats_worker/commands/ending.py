@@ -5,6 +5,7 @@ Exit statuses: 0 success, 1 an error or something is wrong, 2 wrong usage or set
 """
 
 import asyncio
+import math
 import os
 import signal
 import socket
@@ -91,9 +92,16 @@ def _told_by_the_client(error: "ClientError") -> tuple[str, int]:
     if isinstance(error, TooLargeError) and not error.request_id:
         return str(error), STATUS_USAGE  # it was never sent
     if isinstance(error, ServiceError) and error.retryable:
-        wait = f" in {error.retry_after:g} s" if error.retry_after is not None else ""
-        return f"{error}; trying again{wait} may help", STATUS_ERROR
+        return _with_the_wait(str(error), error.retry_after), STATUS_ERROR
     return str(error), STATUS_ERROR
+
+
+def _with_the_wait(says: str, seconds: float | None) -> str:
+    """Add that trying again may help, and when. Most sentences say the first themselves, and nothing is said twice."""
+    when = f"in {math.ceil(seconds)} s" if seconds is not None else ""
+    if "try again" in says:
+        return f"{says} ({when})" if when else says
+    return f"{says}; try again {when or 'later'}"
 
 
 async def _until_terminated(work: Coroutine[Any, Any, T]) -> T:

@@ -65,7 +65,7 @@ def demo() -> None:
     from aichats_worker.simulator.broker import NoServer
     from aichats_worker.telemetry.logs import configure_logging
 
-    configure_logging("warning", "auto")
+    configure_logging("error", "auto")  # that a provider fails is part of it
     try:
         _finish(demo(Console()))
     except (DemoFailed, NoServer) as error:

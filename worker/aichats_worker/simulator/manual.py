@@ -14,7 +14,7 @@ from aichats_worker.simulator.openai import AFTER_FINISH, USAGES
 from aichats_worker.simulator.refusing import ANSWERS, CODES, ERROR_FORMS, WAITS
 
 _WIDTH: Final = 112
-_COLUMN: Final = 26
+_COLUMN: Final = 28
 _ABOUT: Final = """\
 # The simulator
 
@@ -91,7 +91,7 @@ def as_text() -> str:
         lines.append(f"{title}:")
         for name, does in rows.items():
             wrapped = textwrap.wrap(does.replace("`", ""), _WIDTH - _COLUMN)
-            lines += [f"  {name:{_COLUMN - 2}}{wrapped[0]}", *(" " * _COLUMN + line for line in wrapped[1:])]
+            lines += [f"  {name:{_COLUMN - 3}} {wrapped[0]}", *(" " * _COLUMN + line for line in wrapped[1:])]
         lines.append("")
     return "\n".join(lines)
 

@@ -18,7 +18,7 @@ from tests.conftest import SpawnWorker, StartWorker
 from tests.direct.test_corridor import outcomes, until
 from tests.link import Link, linked
 from tests.processes import NatsServer, resident_bytes
-from tests.requester import Exchange, ask, text_of
+from tests.requester import Exchange, ask, text_of, until_heard
 
 REQ = "ai.v1.req.text.default"
 ASK = "ai.v1.ask.text.default"
@@ -73,6 +73,7 @@ async def test_a_request_ends_in_time_under_a_frozen_broker_that_is_then_left_an
     assert app.health.live()[0], "waiting mends it, a restart does not"
     server.send(signal.SIGCONT)
     await until(lambda: app.health.ready()[0], seconds=20)
+    await until_heard(own)
     assert (await ask(own, REQ, b"[sim: words=1]"))[-1].type == "done"
 
 

@@ -183,6 +183,7 @@ async def test_a_worker_moves_before_a_retiring_broker_throws_it_out_and_loses_n
         app = await start_worker(nats_url=link.url, worker_drain_timeout_seconds=5)
         connection = app.broker.connection
         await until(lambda: any(url.port == new.port for url in connection.discovered_servers))
+        await until_heard(nc)  # the new broker has to learn from the old one who listens there
         link.delay_seconds = 0.3
         under_way = await Exchange(nc).send(REQ, b"[sim: words=40 pause=0.1]")
         await under_way.event()
@@ -313,6 +314,7 @@ async def test_images_are_split_by_the_limit_that_holds(
         server.start()
     await until(lambda: app.broker.connection.max_payload == 65536 and app.health.ready()[0])
     nc = await probe(server)
+    await until_heard(nc)
     events = await ask(nc, "ai.v1.req.image.default", b"[sim: bytes=300000]")
     assert [event.type for event in events] == ["image"] * 7 + ["done"]
     assert app.broker.connection.stats["reconnects"] == (how == "after a restart")
@@ -519,6 +521,7 @@ async def test_a_broker_that_retires_loses_no_event_of_a_worker_that_can_go_else
     app = await start_worker(nats_url=first.url)
     await until(lambda: bool(app.broker.connection.discovered_servers))
     nc = await nats.connect(second.url)
+    await until_heard(nc)
     exchanges = [await Exchange(nc).send(REQ, b"[sim: words=1200 pause=0.003]") for _ in range(20)]
     for exchange in exchanges:
         await exchange.event()

@@ -557,6 +557,7 @@ async def test_the_log_says_what_happened_to_the_connection_and_why(
     await until(lambda: "broker not reached" in worker.log)
     await asyncio.sleep(3)  # some tries
     server.start()
+    await until(lambda: "broker connected again" in worker.log)
     await worker.ready()
     lines = [line for line in worker.log.splitlines() if '"event": "broker' in line]
     assert [line.partition('"event": "')[2].partition('"')[0] for line in lines] == [

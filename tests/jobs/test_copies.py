@@ -13,16 +13,22 @@ from tests.link import linked
 __all__ = ["broker", "start_jobs"]
 
 
+async def copies_of_a_job_that_hangs(broker: Broker, simulator: Simulator) -> asyncio.Queue[Msg]:
+    """Submit a job whose provider says one word and then nothing; return what comes to its reply subject."""
+    inbox, copies = broker.nc.new_inbox(), asyncio.Queue[Msg]()
+    await broker.nc.subscribe(inbox, cb=copies.put)
+    simulator.script(b"data: one\n", 120)
+    await broker.submit("[sim: words=2]", reply_to=inbox)
+    return copies
+
+
 async def test_a_worker_that_was_cut_off_says_nothing_behind_anothers_end(
     broker: Broker, start_jobs: StartJobs, start_worker: StartWorker, simulator: Simulator
 ) -> None:
     async with linked(broker.server.port) as link:
         first = await start_worker(nats_url=link.url, worker_jobs=True, worker_ack_wait_seconds=1)
         await serving_jobs(first)
-        inbox, copies = broker.nc.new_inbox(), asyncio.Queue[Msg]()
-        await broker.nc.subscribe(inbox, cb=copies.put)
-        simulator.script(b"data: one\n", 120)
-        await broker.submit("[sim: words=2]", reply_to=inbox)
+        copies = await copies_of_a_job_that_hangs(broker, simulator)
         async with asyncio.timeout(WAIT_SECONDS):
             while b'"one"' not in (await copies.get()).data:
                 pass
@@ -43,10 +49,7 @@ async def test_a_status_is_not_said_on_an_old_word_that_the_job_is_still_ours(
     async with linked(broker.server.port) as link:
         worker = await start_worker(nats_url=link.url, worker_jobs=True, worker_keepalive_seconds=1)
         await serving_jobs(worker)
-        inbox, copies = broker.nc.new_inbox(), asyncio.Queue[Msg]()
-        await broker.nc.subscribe(inbox, cb=copies.put)
-        simulator.script(b"data: one\n", 120)
-        await broker.submit("[sim: words=2]", reply_to=inbox)
+        copies = await copies_of_a_job_that_hangs(broker, simulator)
         async with asyncio.timeout(WAIT_SECONDS):
             while b'"working"' not in (await copies.get()).data:
                 pass

@@ -548,6 +548,22 @@ async def test_a_broker_that_retires_and_has_no_other_is_told(
     server.kill()  # it would take its time
 
 
+async def test_a_worker_that_is_back_is_ready_once_the_broker_has_its_subscriptions(
+    own_nats_server: MakeServer, start_worker: StartWorker, probe: Any
+) -> None:
+    server = own_nats_server()
+    async with linked(server.port) as link:
+        app = await start_worker(nats_url=link.url)
+        link.delay_seconds = 0.5
+        link.cut()
+        await until(lambda: not app.broker.connection.is_connected)
+        await until(lambda: app.broker.connection.is_connected)
+        assert not app.health.ready()[0], "its subscriptions are on their way"
+        await until(lambda: app.health.ready()[0])
+        link.delay_seconds = 0
+        assert (await ask(await probe(server), REQ, SHORT))[-1].type == "done"
+
+
 async def test_the_log_says_what_happened_to_the_connection_and_why(
     own_nats_server: MakeServer, spawn_worker: SpawnWorker
 ) -> None:

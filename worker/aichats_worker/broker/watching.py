@@ -59,8 +59,9 @@ class ConnectionWatch(Collector):
         self._nc = nc
 
     def disconnected(self) -> str:
-        """Say why there is no connection; nothing where there is one."""
-        if self._nc is not None and self._nc.is_connected:
+        """Say why there is no connection; nothing where there is one, and the broker has taken all subscriptions."""
+        # nats-py is connected a moment before it has the broker's word for what it subscribed again.
+        if self._nc is not None and self._nc.is_connected and self._down_since is None:
             return ""
         down = 0 if self._down_since is None else time.monotonic() - self._down_since
         return f"no connection to the broker for {down:.0f} s: {self._reason or 'it has not been reached yet'}"

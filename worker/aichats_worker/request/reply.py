@@ -80,7 +80,11 @@ class Reply(Outlet):
             self._first = time.monotonic()
         data, room = orjson.dumps(delta), self._nc.max_payload - self._envelope.overhead
         if len(data) <= room:
-            await self._publish(self._envelope.event(kind, data))
+            event = self._envelope.event(kind, data)
+            if len(event) <= SAFE_BYTES and self._soon(event):
+                self._envelope.seq += 1
+            else:
+                await self._publish(event)
             return
         for piece in text_pieces(delta, room):
             await self._publish(self._envelope.event(kind, piece))

@@ -12,7 +12,7 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.errors import MaxPayloadError
 
-from aichats_worker.broker.patches.returning import ComesBack
+from aichats_worker.broker.patches.writing import PublishesSoon
 from aichats_worker.errors import Internal, Interrupted
 from aichats_worker.telemetry.logs import Said
 
@@ -35,7 +35,7 @@ class Line:
         probe: The worker's own inbox for the server's word that nobody listens; empty for none.
     """
 
-    nc: ComesBack
+    nc: PublishesSoon
     subject: str
     keepalive_seconds: float
     token: str
@@ -81,6 +81,15 @@ class Outlet(ABC):
     def abandon(self) -> None:
         """Publish nothing more, no end either."""
         self._closed = True
+
+    def _soon(self, payload: bytes) -> bool:
+        """Publish an event without a wait. False where nothing was done, and it has to be sent."""
+        now = time.monotonic()
+        if self._closed or now >= self._probe_due or not self._nc.publish_soon(self._subject, payload):
+            return False
+        self._last = now
+        self._bytes += len(payload)
+        return True
 
     async def _send(self, payload: bytes, headers: Mapping[str, str] | None = None) -> None:
         now = self._last = time.monotonic()
@@ -137,11 +146,11 @@ class Watch:
         self._open: Open = {}
         self._count = 0
         self._inbox = ""
-        self._nc: ComesBack | None = None
+        self._nc: PublishesSoon | None = None
         self._stopped = False
         self._said = Said()
 
-    async def start(self, nc: ComesBack) -> None:
+    async def start(self, nc: PublishesSoon) -> None:
         """Subscribe to the probes' answers."""
         self._nc = nc
         self._inbox = nc.new_inbox()

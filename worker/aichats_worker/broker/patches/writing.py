@@ -4,36 +4,61 @@ Most of them look at what is the same for every event of a connection. The usual
 others the library's own.
 """
 
+import asyncio
+from collections.abc import Callable
 from typing import Final
 
 from nats.aio.client import Client
 
+from aichats_worker.broker.access import Identity
+from aichats_worker.broker.patches.returning import ComesBack
+
 SHORT_WAY_MAX_BYTES: Final = 64 * 1024  # what is longer may have to wait for the connection, and who waits can be many
 
 
-class PublishesSoon(Client):
-    """Publishes in one call what is small, has no headers and does not have to wait."""
+class PublishesSoon(ComesBack):
+    """Publishes in one call, without a wait, what is small and does not have to wait.
 
-    async def publish(
-        self, subject: str, payload: bytes = b"", reply: str = "", headers: dict[str, str] | None = None
-    ) -> None:
-        """As nats-py's."""
+    Args:
+        identify: Reads the files. What it raises is a reason to try again.
+    """
+
+    def __init__(self, identify: Callable[[], Identity]) -> None:
+        super().__init__(identify)
+        self._nobody: asyncio.Future[None] = asyncio.get_running_loop().create_future()  # waits for this flush
+        self._nobody.set_result(None)
+
+    def publish_soon(self, subject: str, payload: bytes, reply: str = "") -> bool:
+        """Publish a message. False where nothing was done: it has to go the library's way, by publish().
+
+        Args:
+            subject: Where it goes.
+            payload: What it holds.
+            reply: Where an answer to it would go.
+        """
         size = len(payload)
         queue = self._flush_queue
         if (
-            headers is not None
-            or queue is None
+            queue is None
             or self._status != Client.CONNECTED
+            or self._moving
             or size > self._max_payload
             or self._pending_data_size + size > SHORT_WAY_MAX_BYTES
             or not (subject and self._skip_subject_validation)
         ):
-            await super().publish(subject, payload, reply, headers)
-            return
+            return False
         message = b"PUB %b %b %d\r\n%b\r\n" % (subject.encode(), reply.encode(), size, payload)
         self.stats["out_msgs"] += 1
         self.stats["out_bytes"] += size
         self._pending.append(message)
         self._pending_data_size += len(message)
         if queue.empty():
-            await self._flush_pending()
+            queue.put_nowait(self._nobody)
+        return True
+
+    async def publish(
+        self, subject: str, payload: bytes = b"", reply: str = "", headers: dict[str, str] | None = None
+    ) -> None:
+        """As nats-py's."""
+        if headers is not None or not self.publish_soon(subject, payload, reply):
+            await super().publish(subject, payload, reply, headers)

@@ -143,11 +143,11 @@ class AiChatsDecoder:
 def _deltas_of(whole: bytes) -> bytes | None:
     """Join the deltas of whole lines; None where other lines stand among them."""
     body = whole.strip(b"\n")
-    if not body:
-        return b""
-    deltas = body.split(_BETWEEN)
-    if not body.startswith(_DATA) or body.count(b"\n") != 2 * (len(deltas) - 1):
+    if not body.startswith(_DATA):
+        return None if body else b""
+    deltas = body[len(_DATA) :].split(_BETWEEN)
+    if body.count(b"\n") != 2 * (len(deltas) - 1):
         return None
     if b"\\" in body:
         deltas = [delta.replace(b"\\n", b"\n") for delta in deltas]
-    return b"".join(deltas)[len(_DATA) :]
+    return b"".join(deltas)

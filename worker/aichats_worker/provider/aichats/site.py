@@ -15,7 +15,7 @@ from aichats_worker.provider.deltas import Answering, deltas
 from aichats_worker.provider.generator import OnClassToo, Working, generate, whole
 from aichats_worker.provider.http.answer import HttpAnswer
 from aichats_worker.provider.http.route import Route
-from aichats_worker.provider.http.upstream import Request, Upstream, as_url
+from aichats_worker.provider.http.upstream import Request, Upstream, as_url, named
 from aichats_worker.provider.images import Home, ImageLimits, Images, image_seconds
 from aichats_worker.provider.refusals import SettingNames
 
@@ -79,7 +79,7 @@ class AiChats:
         self._route = route or Route()
         self._upstream = Upstream(self._route)
         self._images = Images(self._upstream, Home(self.url, user_agent, {"Cookie": cookie} if cookie else {}), limits)
-        self._headers = {
+        headers = {
             "Accept": "application/json, text/event-stream",
             "Accept-Language": "en,en-US;q=0.9",
             "Cache-Control": "no-cache",
@@ -92,7 +92,8 @@ class AiChats:
             "User-Agent": user_agent,
         }
         if cookie:
-            self._headers["Cookie"] = cookie
+            headers["Cookie"] = cookie
+        self._headers = {kind: named({**headers, "Referer": f"{self.url}/{kind}/"}) for kind in ("chat", "image")}
 
     def text(self, question: Question) -> AsyncGenerator[str | Reasoning | Finish, None]:
         """Yield text as it arrives, all that one read of the socket completes at once, and one Finish at the end.
@@ -129,9 +130,8 @@ class AiChats:
             body = orjson.dumps({"type": kind, "messagesHistory": [{"from": "you", "content": content}]})
         except TypeError:
             raise InvalidRequest("the messages must be valid Unicode: there is half a surrogate pair") from None
-        headers = {**self._headers, "Referer": f"{self.url}/{kind}/"}
         seconds = image_seconds(self._route.timeouts.image, question) if kind == "image" else None
-        request = Request("POST", self._endpoint, headers, body, question.proxy, first_byte=seconds)
+        request = Request("POST", self._endpoint, self._headers[kind], body, question.proxy, first_byte=seconds)
         return await self._upstream.follow(request)
 
     create_async_generator = OnClassToo(generate)

@@ -65,25 +65,11 @@ class HttpAnswer:
         try:
             return await self._response.content.readany()
         except UPSTREAM_ERRORS as error:
-            if arrived := self._arrived():
-                return arrived
             if self._stalled:
                 raise DeadlineExceeded("stall", self._stall) from None
             raise as_worker_error(error) from None
         finally:
             self._waiting_since = None
-
-    def _arrived(self) -> bytes:
-        """Return what came before the body was cut, which aiohttp keeps and does not give out any more."""
-        content = self._response.content
-        cut = content.exception()
-        if cut is None:
-            return b""
-        content.set_exception(None)  # type: ignore[arg-type] # it is None as long as all is well
-        try:
-            return content.read_nowait()
-        finally:
-            content.set_exception(cut)
 
     def _look(self) -> None:
         """End a read that waits for too long. One timer for all: one for each read is a tenth of a delta's time."""

@@ -1,8 +1,9 @@
 """Where aiohttp 3.14 is spared work: most of what a delta of a burst costs, and a tenth of a short call.
 
 For each chunk that is taken out of its buffer, aiohttp resumes reading though nothing had paused it, and parses no
-bytes for that; and it keeps account of where each chunk ends. docs/upstream.md has the words for both. A call's clock
-has to know when its connection is there, which aiohttp tells through ten calls of its tracing where one does.
+bytes for that; and it keeps account of where each chunk ends. docs/upstream.md has the words for both. A read that waits
+is three coroutines inside each other, around a timer that nobody has set. A call's clock has to know when its
+connection is there, which aiohttp tells through ten calls of its tracing where one does.
 """
 
 from collections.abc import Callable
@@ -33,9 +34,40 @@ class Body(StreamReader):
         if len(self._buffer) > self._high_water_chunks:
             self._protocol.pause_reading()
 
-    def _read_nowait(self, n: int) -> bytes:
-        if n != -1 or self._buffer_offset or not self._buffer:
-            return super()._read_nowait(n)
+    def feed_data(self, data: bytes, size: int = 0) -> bool:  # noqa: ARG002 - aiohttp's own does not look at it either
+        """Take a piece of the body."""
+        if not data:
+            return False
+        self._size += len(data)
+        self._buffer.append(data)
+        self.total_bytes += len(data)
+        if (waiter := self._waiter) is not None:
+            self._waiter = None
+            if not waiter.done():
+                waiter.set_result(None)
+        if self._size > self._high_water:
+            self._protocol.pause_reading()
+        return False
+
+    async def readany(self) -> bytes:
+        """Return what has arrived, waiting for something; empty at the end.
+
+        Where the body was cut, what came before is given out first: aiohttp's own keeps it for itself.
+        """
+        while not self._buffer:
+            if self._exception is not None:
+                raise self._exception
+            if self._eof:
+                return b""
+            if self._waiter is not None:
+                raise RuntimeError("a body is read by one at a time")
+            self._waiter = self._loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        if self._buffer_offset:  # something was read by its length
+            return self._read_nowait(-1)
         data = self._buffer[0] if len(self._buffer) == 1 else b"".join(self._buffer)
         self._buffer.clear()
         self._size = 0
@@ -60,6 +92,7 @@ class Protocol(ResponseHandler):
         """Take an answer whose head has come."""
         if type(data[1]) is StreamReader:
             data[1].__class__ = Body  # aiohttp's parser makes them, and asks nobody of which class
+            data[1]._http_chunk_splits = None  # noqa: SLF001 - of chunks that came with the head
         super().feed_data(data, size)
 
     def pause_reading(self) -> None:

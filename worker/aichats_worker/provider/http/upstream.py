@@ -9,6 +9,7 @@ from functools import partial
 from typing import Final
 
 import aiohttp
+from multidict import istr
 from yarl import URL
 
 from aichats_worker.errors import DeadlineExceeded, Phase
@@ -188,6 +189,11 @@ def _same_origin(answer: HttpAnswer, url: URL) -> URL | None:
         return target if target.origin() == url.origin() and target != url else None
     except ValueError:
         return None
+
+
+def named(headers: Mapping[str, str]) -> Mapping[str, str]:
+    """Return headers for many calls: of a plain name, each call makes a copy in lower case, and keeps it."""
+    return {istr(name): value for name, value in headers.items()}
 
 
 def as_url(text: str) -> URL:

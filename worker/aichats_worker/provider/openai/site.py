@@ -14,7 +14,7 @@ from aichats_worker.provider.circuit import Circuit
 from aichats_worker.provider.deltas import Answering, deltas, refused
 from aichats_worker.provider.http.answer import HttpAnswer
 from aichats_worker.provider.http.route import Route
-from aichats_worker.provider.http.upstream import Request, Upstream, as_url
+from aichats_worker.provider.http.upstream import Request, Upstream, as_url, named
 from aichats_worker.provider.images import Home, ImageLimits, Images, image_seconds
 from aichats_worker.provider.openai.asking import IMAGE_OPTIONS, TEXT_OPTIONS, Dialects, chat, picture
 from aichats_worker.provider.openai.dialect import OpenAIDecoder
@@ -24,7 +24,7 @@ USER_AGENT: Final = "aichats-worker"
 NAME: Final = "openai"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Server:
     """A server and how it is let in.
 
@@ -47,6 +47,11 @@ class Server:
         """The headers that let in."""
         bearer = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
         return bearer | dict(self.headers)
+
+    @cached_property
+    def sent(self) -> Mapping[str, str]:
+        """The headers of each call."""
+        return named({"Content-Type": "application/json", "User-Agent": USER_AGENT} | self.credentials)
 
     def at(self, path: str) -> str:
         """Return the address of a path below the base."""
@@ -153,9 +158,8 @@ class OpenAI:
             body = orjson.dumps(asked)
         except TypeError:
             raise InvalidRequest("the messages must be valid Unicode: there is half a surrogate pair") from None
-        headers = {"Content-Type": "application/json", "User-Agent": USER_AGENT} | server.credentials
         url = as_url(server.at(path))
-        return await self._upstream.follow(Request("POST", url, headers, body, proxy, first_byte=first_byte))
+        return await self._upstream.follow(Request("POST", url, server.sent, body, proxy, first_byte=first_byte))
 
 
 def _called(models: Mapping[str, str], asked: str | None) -> str:

@@ -1,6 +1,7 @@
 """What aiohttp is spared, and that nothing is lost by it."""
 
 import asyncio
+from contextlib import suppress
 from functools import partial
 
 import aiohttp  # noqa: TID251 - what it does by itself is what is tested
@@ -8,7 +9,7 @@ import pytest
 from aiohttp.client_proto import ResponseHandler  # noqa: TID251
 
 from aichats_worker.provider.http.protocol import Body, Connector, Protocol
-from tests.provider.wire import HOLD, wire
+from tests.provider.wire import CLOSE, HOLD, wire
 
 HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 CHUNKS_MAX = 50
@@ -113,6 +114,28 @@ async def test_what_http_cut_is_joined_when_it_is_read() -> None:
         assert await response.content.read(3) == b">he"
         assert await response.content.readany() == (b"hello" * CHUNKS_MAX)[2:]
         assert await response.content.readany() == b""
+
+
+async def read_to_the_cut(kind: type[ResponseHandler]) -> bytes:
+    """All that is given out of a body that is cut while nobody reads it."""
+    async with (
+        wire(lambda _: [HEAD + b"1\r\n>\r\n", 0.1, b"5\r\nhello\r\n5\r\nhe", CLOSE]) as server,
+        session_of(kind) as session,
+        session.get(server.url) as response,
+    ):
+        async with asyncio.timeout(5):
+            while response.content.exception() is None:
+                await asyncio.sleep(0.01)
+        came = b""
+        with suppress(aiohttp.ClientPayloadError):
+            while data := await response.content.readany():
+                came += data
+        return came
+
+
+async def test_what_came_before_a_cut_is_given_out_first() -> None:
+    assert await read_to_the_cut(Protocol) == b">hellohe"
+    assert await read_to_the_cut(ResponseHandler) == b"", "where this fails, readany() may go"
 
 
 @pytest.mark.parametrize("chunk", [b"y\n", b"data: " + b"x" * 100 + b"\n\n"], ids=["small", "large"])

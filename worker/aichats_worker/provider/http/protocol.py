@@ -1,8 +1,8 @@
 """Where aiohttp 3.14 is spared work: most of what a delta of a burst costs, and a tenth of a short call.
 
 For each chunk that is taken out of its buffer, aiohttp resumes reading though nothing had paused it, and parses no
-bytes for that; and it keeps account of where each chunk ends. docs/upstream.md has the words for both. A read that waits
-is three coroutines inside each other, around a timer that nobody has set. A call's clock has to know when its
+bytes for that; and it keeps account of where each chunk ends. docs/upstream.md has the words for both. A read that
+waits is two coroutines inside each other, around a timer that nobody has set. A call's clock has to know when its
 connection is there, which aiohttp tells through ten calls of its tracing where one does.
 """
 

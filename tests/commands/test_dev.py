@@ -141,11 +141,13 @@ async def test_two_that_start_at_once_have_ports_of_their_own(tmp_path: Path) ->
 
 async def test_a_real_server_can_be_asked_through_it(tmp_path: Path, simulator: Simulator) -> None:
     base_url = f"{simulator.url}/v1"
-    dev = Dev(await start("dev", "--provider", "openai", "--base-url", base_url, cwd=tmp_path, OPENAI_API_KEY="k3y"))
+    asked = f"{base_url}?key=s3cret"
+    dev = Dev(await start("dev", "--provider", "openai", "--base-url", asked, cwd=tmp_path, OPENAI_API_KEY="k3y"))
     try:
         async with Client(await dev.url()) as ai:
             assert await ai.ask("[sim: words=1]") == "Hello"
         assert base_url in dev.seen
+        assert "s3cret" not in dev.seen
         assert simulator.requests[0].headers["authorization"] == "Bearer k3y"
     finally:
         dev.process.send_signal(signal.SIGINT)

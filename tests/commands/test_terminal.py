@@ -85,3 +85,25 @@ async def test_a_bar_shows_how_many_jobs_are_submitted(broker: Broker, start_job
         assert await submit.ends() == 0
         assert submit.process.stdout is not None
         assert sorted((await submit.process.stdout.read()).split()) == [b"job-0", b"job-1", b"job-2"]
+
+
+async def test_a_text_may_be_shown_where_an_image_may_not(
+    broker: Broker, start_jobs: StartJobs, tmp_path: Path
+) -> None:
+    await start_jobs()
+    file = tmp_path / "jobs.jsonl"
+    file.write_text(
+        '{"id": "a-text", "prompt": "[sim: words=1]"}\n{"id": "an-image", "kind": "image", "prompt": "a cat"}\n',
+        "utf-8",
+    )
+    async with watched("submit", "-f", str(file), "-s", broker.server.url, on="stderr") as submit:
+        assert await submit.ends() == 0
+    async with watched("result", "a-text", "-o", "-", "-s", broker.server.url, on="stdout") as result:
+        await result.shows("Hello")
+        assert await result.ends() == 0
+    async with watched("result", "an-image", "-o", "-", "-s", broker.server.url, on="stderr") as result:
+        assert await result.ends() == 0, "a pipe takes it"
+    async with watched("result", "an-image", "-o", "-", "-s", broker.server.url, on="stdout") as result:
+        assert await result.ends() == 2
+        assert result.process.stderr is not None
+        assert b"does not belong on a terminal" in await result.process.stderr.read()

@@ -19,6 +19,7 @@ from aichats_worker.commands.ending import Refused
 from aichats_worker.settings import Settings, load_settings, settings_without_environment
 from aichats_worker.simulator.broker import NoServer, embedded_nats_server
 from aichats_worker.simulator.server import start_simulator
+from aichats_worker.urls import masked_url
 
 Source = Literal["simulator", "aichats", "openai"]
 
@@ -84,8 +85,8 @@ class Playground:
     def _described(self, settings: Settings) -> str:
         return {
             "simulator": f"{settings.aichats_url}  (a local simulator, not ai-chats.org)",
-            "aichats": settings.aichats_url,
-            "openai": settings.openai_base_url,
+            "aichats": masked_url(settings.aichats_url),
+            "openai": masked_url(settings.openai_base_url),
         }[self.provider]
 
 

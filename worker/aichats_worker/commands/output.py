@@ -80,7 +80,8 @@ class Output:
         if self.path == STDOUT:
             if as_json:
                 raise Unusable("standard output takes the answer or --json, not both: give -o a name")
-            self._check_stdout(count)
+            if not maybe_text:  # else it is known once it is there, and write() looks
+                self._check_stdout(count)
             return
         folder = (self.path or Path("image")).parent
         if not folder.is_dir():

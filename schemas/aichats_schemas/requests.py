@@ -87,7 +87,9 @@ class _Shape(BaseModel):
 
 def _without_nulls(data: Any) -> Any:
     """Null counts as absent."""
-    return {key: value for key, value in data.items() if value is not None} if isinstance(data, dict) else data
+    if not isinstance(data, dict) or None not in data.values():
+        return data
+    return {key: value for key, value in data.items() if value is not None}
 
 
 class Message(_Shape):
@@ -134,6 +136,7 @@ class _Request(_Shape):
 
     # What a kind has beside the fields above is its options: the names on the wire, and the attributes.
     option_names: ClassVar[frozenset[str]] = frozenset()
+    _known: ClassVar[frozenset[str]] = frozenset()
     _attributes: ClassVar[dict[str, str]] = {}
 
     @field_validator("model")
@@ -149,6 +152,7 @@ class _Request(_Shape):
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
         own = {field.alias or name: name for name, field in cls.model_fields.items() if name not in _FIELDS}
         cls._attributes, cls.option_names = own, frozenset(own)
+        cls._known = _FIELDS | cls.option_names
 
     @model_validator(mode="wrap")
     @classmethod
@@ -156,10 +160,9 @@ class _Request(_Shape):
         """All that concerns more than one field; each validator of its own would cost as much as the fields."""
         data = _without_nulls(data)
         request = handler(data)
-        if isinstance(data, dict):
-            known = _FIELDS | cls.option_names
+        if isinstance(data, dict) and not data.keys() <= cls._known:
             # Where a cached property keeps it; a private attribute costs 8 us.
-            request.__dict__["ignored"] = tuple(key for key in data if key not in known)
+            request.__dict__["ignored"] = tuple(key for key in data if key not in cls._known)
         if (request.prompt is None) == (request.messages is None):
             raise ValueError("give exactly one of prompt and messages")
         return request
@@ -175,6 +178,8 @@ class _Request(_Shape):
     def options(self) -> dict[str, Any]:
         """The options that ask for something, by their names on the wire: neither absent nor what is so anyway."""
         sent = self.model_fields_set
+        if sent <= _FIELDS:  # as most are
+            return {}
         return {
             name: value
             for name, attribute in type(self)._attributes.items()  # noqa: SLF001 - its own

@@ -87,7 +87,7 @@ def core_call(message: Msg, mode: Mode, kind: Kind) -> Call:
         mode=mode,
         kind=kind,
         tenant=tenant,
-        id=request_id if is_token(request_id) else new_id(),
+        id=request_id if problem is None or is_token(request_id) else new_id(),
         reply_to=message.reply,
         body=message.data,
         headers=headers,

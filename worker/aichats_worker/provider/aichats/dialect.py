@@ -49,8 +49,7 @@ class AiChatsDecoder:
         self._lines = Lines()
         self._event = b""
         # One character may be cut over two deltas; what is joined after decoding would hold two broken halves.
-        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
-        self._half = False  # it holds the first bytes of a character
+        self._halves: codecs.IncrementalDecoder | None = None  # made when first needed, as it hardly ever is
 
     def feed(self, data: bytes) -> str:
         """Return the text of all lines that `data` completes, joined; empty where it completes none.
@@ -93,13 +92,14 @@ class AiChatsDecoder:
         return b"".join([self._delta(line) for line in lines])
 
     def _text(self, said: bytes, *, final: bool = False) -> str:
-        if not self._half:
+        if self._halves is None:
             try:
                 return said.decode()  # at a third of the other one's cost
             except UnicodeDecodeError:
-                pass
-        text = self._utf8.decode(said, final)
-        self._half = bool(self._utf8.getstate()[0])
+                self._halves = codecs.getincrementaldecoder("utf-8")("replace")
+        text = self._halves.decode(said, final)
+        if not self._halves.getstate()[0]:
+            self._halves = None
         return text
 
     def _delta(self, line: bytes) -> bytes:

@@ -14,7 +14,8 @@ from aichats_schemas.events import Usage
 from aichats_worker.errors import ContentFiltered
 from aichats_worker.provider import Finish, FinishReason
 from aichats_worker.provider.decoding.lenient import Halves, loads, tokens, whole
-from aichats_worker.provider.decoding.lines import LINE_MAX_BYTES, STRAY_MAX_BYTES, Lines, LineTooLong
+from aichats_worker.provider.decoding.lines import LINE_MAX_BYTES, STRAY_MAX_BYTES, Lines, LineTooLong, lines_of
+from aichats_worker.provider.openai.usual import Alike, text_of
 from aichats_worker.provider.refusals import Refusal, refusal_in
 
 _REASONS: Final[dict[str, FinishReason]] = {
@@ -55,6 +56,7 @@ class OpenAIDecoder:
         self._object: bytearray | None = None  # an answer that is one object and no stream
         self._done = False
         self._halves = Halves()
+        self._alike = Alike()
         self._finish_reason: FinishReason = "stop"
         self._thought = False
         self._refused = False
@@ -76,8 +78,13 @@ class OpenAIDecoder:
         Raises:
             LineTooLong: A line passed the limit.
         """
-        text = ""
-        for line in self._lines.feed(data):
+        text, lines = "", self._lines.whole(data)
+        if self._by_delta and not (self.ended or self._pending or self._event or self._object is not None):
+            text, lines = self._alike.take(lines)
+            text = self._halves.mend(text) if text else ""
+            if not lines:
+                return text
+        for line in lines_of(lines):
             if self.ended:
                 break
             # The usual line takes the short way.
@@ -160,7 +167,8 @@ class OpenAIDecoder:
         except ValueError:
             self._wait(value)
             return ""
-        if self._by_delta and self._object is None and (text := _usual(chunk)) and self._halves.are_whole(text):
+        if self._by_delta and self._object is None and (text := text_of(chunk)) and self._halves.are_whole(text):
+            self._alike.learn(value, text)
             return text
         return self._chunk(chunk)
 
@@ -288,18 +296,6 @@ class OpenAIDecoder:
     def _strange(self, line: bytes) -> None:
         self.stray += (line + b"\n")[: STRAY_MAX_BYTES - len(self.stray)]
         self.ended = self.ended or len(self.stray) == STRAY_MAX_BYTES
-
-
-def _usual(chunk: Any) -> str:
-    """Return the text of a chunk that says nothing else, as nearly all do; empty for any other, which is looked at."""
-    try:
-        (choice,) = chunk["choices"]
-        content = choice["delta"]["content"]
-        if chunk.get("usage") or chunk.get("error") is not None or choice.get("finish_reason") or choice.get("index"):
-            return ""
-    except (AttributeError, KeyError, TypeError, ValueError):
-        return ""
-    return content if isinstance(content, str) and len(choice["delta"]) == 1 else ""
 
 
 _USAGE: Final = (("prompt_tokens", "input_tokens"), ("completion_tokens", "output_tokens"))

@@ -67,6 +67,20 @@ async def command(*arguments: str, stdin: bytes = b"", cwd: Path = ROOT, **envir
     return await finished(await start(*arguments, cwd=cwd, **environment), stdin)
 
 
+def typed(*arguments: str, **environment: str) -> Ran:
+    """Run a command in this process, as test_manners.py does: for what it says, where the process is not the point.
+
+    Nothing in this process answers meanwhile. A defect is raised, where a process would write its traceback.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        ran = CliRunner().invoke(app, arguments)
+    if not isinstance(ran.exception, SystemExit | None):
+        raise ran.exception
+    return Ran(ran.exit_code, ran.stdout_bytes, ran.stderr)
+
+
 async def test_ask_prints_the_answer_and_nothing_else(worker: App, nats_server: NatsServer) -> None:
     ran = await command("ask", "[sim: words=20 pause=0] hi", "--server", nats_server.url)
     assert (ran.status, ran.err) == (0, "")
@@ -177,11 +191,10 @@ async def test_doctor_says_what_answers_and_masks_secrets(
 
 
 @pytest.mark.parametrize("credentials", ["us3r:s3cret", "nats://us3r:s3/cret"])
-async def test_no_command_shows_the_credentials_of_a_url(credentials: str) -> None:
+def test_no_command_shows_the_credentials_of_a_url(credentials: str) -> None:
     nowhere = f"127.0.0.1:{free_port()}"
-    environment = {"NATS_URL": f"{credentials}@{nowhere}", "AICHATS_URL": f"http://{nowhere}"}
     for name in ("doctor", "provision"):
-        ran = await command(name, **environment)  # type: ignore[arg-type]
+        ran = typed(name, NATS_URL=f"{credentials}@{nowhere}", AICHATS_URL=f"http://{nowhere}")
         said = ran.out.decode() + ran.err
         assert ran.status != 0
         assert said

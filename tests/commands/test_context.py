@@ -8,7 +8,7 @@ import pytest
 
 from aichats_worker.commands.manners import settings_of
 from aichats_worker.settings import load_settings
-from tests.commands.test_commands import command
+from tests.commands.test_commands import typed
 from tests.processes import NatsServer
 
 
@@ -42,22 +42,20 @@ def test_who_one_is_comes_whole_from_one_place(contexts: Path, monkeypatch: pyte
     assert (settings.nats_user, settings.nats_password) == (None, None)
 
 
-async def test_a_context_that_cannot_be_used_is_a_sentence_and_status_2(contexts: Path) -> None:
+def test_a_context_that_cannot_be_used_is_a_sentence_and_status_2(contexts: Path) -> None:
     (contexts / "prod.json").write_text("nothing")
-    ran = await command("provision", "--dry-run", XDG_CONFIG_HOME=str(contexts.parent.parent), NATS_CONTEXT="prod")
+    ran = typed("provision", "--dry-run", XDG_CONFIG_HOME=str(contexts.parent.parent), NATS_CONTEXT="prod")
     assert ran.status == 2
     assert "cannot be read" in ran.err
     assert len(ran.err.splitlines()) == 1
 
 
-async def test_a_command_goes_where_its_context_says_and_a_variable_wins(
-    contexts: Path, nats_server: NatsServer
-) -> None:
+def test_a_command_goes_where_its_context_says_and_a_variable_wins(contexts: Path, nats_server: NatsServer) -> None:
     write(contexts, url=nats_server.url)
     home: dict[str, Any] = {"XDG_CONFIG_HOME": str(contexts.parent.parent), "NATS_CONTEXT": "prod"}
-    there = await command("provision", "--dry-run", **home)
+    there = typed("provision", "--dry-run", **home)
     assert there.status == 0, there.err
-    elsewhere = await command("provision", "--dry-run", NATS_URL="nats://127.0.0.1:1", **home)
+    elsewhere = typed("provision", "--dry-run", NATS_URL="nats://127.0.0.1:1", **home)
     assert elsewhere.status == 3
 
 

@@ -8,17 +8,39 @@ from typing import Any
 import nats
 import pytest
 
+from aichats_worker.commands.doctor import examine
+from aichats_worker.commands.manners import settings_of
+from aichats_worker.settings import settings_without_environment
 from aichats_worker.simulator.server import Simulator
 from tests.commands.test_commands import command
 from tests.conftest import SpawnWorker
 from tests.processes import NatsServer, free_port
 
+Findings = dict[str, tuple[bool, str]]
 
-async def findings(**environment: str) -> dict[str, tuple[bool, str]]:
+
+def told(report: Any) -> Findings:
+    found = {finding["name"]: (finding["well"], finding["says"]) for finding in report["findings"]}
+    assert report["well"] == all(well for well, _ in found.values())
+    return found
+
+
+async def printed(**environment: str) -> Findings:
+    """What the command prints, and that it ends as it says: once where all is well, and once where it is not."""
     ran = await command("doctor", "--json", **environment)  # type: ignore[arg-type]
     report = json.loads(ran.out)
     assert ran.status == (0 if report["well"] else 1)
-    return {finding["name"]: (finding["well"], finding["says"]) for finding in report["findings"]}
+    return told(report)
+
+
+async def findings(**environment: str) -> Findings:
+    """What it finds, in this process: what is looked at is the same, and a process would be most of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        settings = settings_of()
+    report = await examine(settings, settings_without_environment())
+    return told(json.loads(json.dumps(report.as_dict())))
 
 
 @pytest.fixture
@@ -45,7 +67,7 @@ async def test_all_is_well_where_a_worker_serves(
     server: NatsServer = own_nats_server()
     worker = await (await spawn_worker(NATS_URL=server.url)).serving_jobs()
     port = str(worker.http_port)
-    found = await findings(NATS_URL=server.url, AICHATS_URL=simulator.url, WORKER_HTTP_PORT=port)
+    found = await printed(NATS_URL=server.url, AICHATS_URL=simulator.url, WORKER_HTTP_PORT=port)
     assert [name for name, (well, _) in found.items() if not well] == []
     assert found["streams"][1] == ("AIOUT, AIDEAD, AIJOBS, AIJOBS/ai-workers-text, AIJOBS/ai-workers-image are there")
     assert found["jobs"][1] == "0 wait or run, 0 dead letters"
@@ -55,7 +77,7 @@ async def test_all_is_well_where_a_worker_serves(
 
 async def test_what_is_missing_is_named_with_what_makes_it(own_nats_server: Any, simulator: Simulator) -> None:
     server: NatsServer = own_nats_server()
-    found = await findings(NATS_URL=server.url, AICHATS_URL=simulator.url, WORKER_HTTP_PORT=str(free_port()))
+    found = await printed(NATS_URL=server.url, AICHATS_URL=simulator.url, WORKER_HTTP_PORT=str(free_port()))
     assert {name for name, (well, _) in found.items() if not well} == {"streams", "workers"}
     assert "AIJOBS/ai-workers-text" in found["streams"][1]
     assert "`aichats-worker provision` makes them" in found["streams"][1]

@@ -17,7 +17,7 @@ from aichats_worker.jobs.streams import Choices
 from aichats_worker.jobs.wanted import CLOSED_MAX_BYTES
 from aichats_worker.settings import load_settings
 from aichats_worker.simulator.server import Simulator
-from tests.commands.test_commands import command
+from tests.commands.test_commands import command, typed
 from tests.conftest import StartWorker
 from tests.jobs.provisioned import WAIT_SECONDS, api, below, bus, config, job, provisioner, server, submit
 from tests.processes import NatsServer, free_port
@@ -254,8 +254,8 @@ async def test_provision_says_what_it_does_and_dry_run_does_nothing(bus: Bus, se
     assert await provision(settings, Choices(), dry_run=False) == [], "what is not named stays"
 
 
-async def test_a_duration_without_a_unit_is_wrong_usage(server: NatsServer) -> None:
-    ran = await command("provision", "--dead-max-age", "90", "--server", server.url)
+def test_a_duration_without_a_unit_is_wrong_usage(server: NatsServer) -> None:
+    ran = typed("provision", "--dead-max-age", "90", "--server", server.url)
     assert (ran.status, ran.out) == (2, b"")
 
 

@@ -4,10 +4,13 @@ import asyncio
 import json
 from http.client import HTTPConnection, HTTPException
 
-from aichats_worker.commands.examining import broker_findings, provider_findings
 from aichats_worker.commands.findings import Finding, Report
-from aichats_worker.health import WELL
 from aichats_worker.settings import Settings
+from aichats_worker.starting import hidden
+
+with hidden("rich"):  # as in running.py: a tenth of the command's start
+    from aichats_worker.commands.examining import broker_findings, provider_findings
+    from aichats_worker.health import WELL
 
 PORT_TIMEOUT_SECONDS = 2.0
 

@@ -11,13 +11,16 @@ from typing import Any
 from nats.js.errors import NotFoundError
 
 from aichats_schemas.subjects import Subjects
-from aichats_worker.broker.bus import Bus
 from aichats_worker.commands.connection import connected
 from aichats_worker.commands.ending import Refused
-from aichats_worker.jobs.letters import DeadLetter, DeadLetters, RetryRefused
-from aichats_worker.jobs.provision import Provisioner, ProvisionRefused
-from aichats_worker.jobs.streams import Choices
 from aichats_worker.settings import Settings
+from aichats_worker.starting import hidden
+
+with hidden("rich"):  # as in running.py: a tenth of the command's start
+    from aichats_worker.broker.bus import Bus
+    from aichats_worker.jobs.letters import DeadLetter, DeadLetters, RetryRefused
+    from aichats_worker.jobs.provision import Provisioner, ProvisionRefused
+    from aichats_worker.jobs.streams import Choices
 
 JETSTREAM_TIMEOUT_SECONDS = 5.0
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import nats
 import pytest
+from _pytest.nodeid import NodeId
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from nats.aio.client import Client
@@ -58,6 +59,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if collection_path.name == "test_containers.py" and config.getoption("--worker") == "process" else None
 
 
+@pytest.hookimpl(trylast=True)  # after pytest-xdist's own
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """A worker in a container runs the tests marked e2e; a process runs all."""
     in_containers = config.getoption("--worker") == "container"
@@ -65,6 +67,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
     # The longest begin first: what ends last must not have begun last.
     items[:] = sorted(chosen, key=lambda item: item.get_closest_marker("slow") is None)
+    for item in items:
+        _keep_group(item)
+
+
+def _keep_group(item: pytest.Item) -> None:
+    """Have the tests of an `xdist_group` run in one process.
+
+    pytest-xdist 3.8 writes the group into `_nodeid`, which pytest 9.2 no longer reads: what a group shares was made in
+    each process. tests/test_grouping.py sees it.
+    """
+    if (named := vars(item).get("_nodeid")) is not None:
+        item._id = NodeId.parse(named)
 
 
 def pytest_collection_finish() -> None:

@@ -196,6 +196,7 @@ async def test_all_that_the_contract_has_works_and_no_right_of_worker_or_tenant_
 
 
 @pytest.mark.slow("a second site is made")
+@pytest.mark.xdist_group("another-site")  # it waits for nothing of the first
 @pytest.mark.timeout(180)  # a whole site of its own, from its keys on
 async def test_the_same_with_the_acknowledgement_subjects_that_are_to_come(tmp_path: Path) -> None:
     async with secured(tmp_path, new_acks=True) as site:

@@ -2,12 +2,15 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from itertools import accumulate
 from pathlib import Path
 
 import pytest
 
 from tests.processes import ROOT
+
+pytestmark = pytest.mark.xdist_group("architecture")  # each file is parsed once, by one process of pytest
 
 PACKAGES = {name: ROOT / root / name for root, name in (
     ("schemas", "aichats_schemas"), ("client", "aichats_client"), ("worker", "aichats_worker"),
@@ -42,8 +45,13 @@ def room_of(module: str) -> str:
     return module.split(".")[1] if "." in module else "__init__"
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def imports(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -84,12 +92,12 @@ def test_imports_run_one_way(floor: int) -> None:
 
 def test_every_folder_says_what_it_knows() -> None:
     for init in PACKAGES["aichats_worker"].rglob("__init__.py"):
-        assert ast.get_docstring(ast.parse(init.read_text(encoding="utf-8"))), init
+        assert ast.get_docstring(parsed(init)), init
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_function_is_longer_than_a_person_can_hold(path: Path) -> None:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             lines = (node.end_lineno or 0) - node.lineno + 1
             assert lines <= LINES_MAX, f"{node.name} has {lines} lines"
@@ -97,7 +105,7 @@ def test_no_function_is_longer_than_a_person_can_hold(path: Path) -> None:
 
 def test_no_constructor_takes_more_than_a_person_can_check() -> None:
     for path in FILES:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, ast.FunctionDef) and node.name == "__init__":
                 count = len(node.args.args) + len(node.args.kwonlyargs) - 1
                 assert count <= PARAMETERS_MAX, f"{path.relative_to(ROOT)}:{node.lineno} takes {count}"
@@ -107,7 +115,7 @@ def test_one_name_is_one_thing() -> None:
     """No two public classes of one name, and no two files, in the worker's rooms."""
     classes: dict[str, Path] = {}
     for path in FILES:
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        for node in parsed(path).body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 assert node.name not in classes, f"{node.name} is in {path} and in {classes[node.name]}"
                 classes[node.name] = path

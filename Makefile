@@ -6,9 +6,9 @@ NATS_IMAGE ?= nats:2.15-alpine
 # What the image holds: `runtime`, or `otel` for traces as well.
 LOCK ?= runtime
 BIN := .venv/bin
-# Tests wait as well as compute: three at a time for each of two cores. Each process of pytest has servers of its own, and
+# Tests wait more than they compute: four at a time for each of two cores. Each process of pytest has servers of its own, and
 # takes four seconds of a core to import and collect the tests.
-SIDE_BY_SIDE ?= 6
+SIDE_BY_SIDE ?= 8
 # Quiet twice: pip's warnings are about its own configuration, and errors still show. The locks are complete: nothing is resolved.
 PIP := $(BIN)/python -m pip install -qq --no-compile --no-build-isolation --no-deps
 UV := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \

@@ -2,9 +2,13 @@
 
 from typing import Any
 
+import pytest
 from nats.aio.client import Client
+from nats.errors import TimeoutError as NatsTimeoutError
 
 from aichats_worker.app import App
+from aichats_worker.request.call import job_call
+from aichats_worker.request.reply import Reply
 from tests.direct.test_corridor import until
 from tests.requester import Exchange
 
@@ -17,3 +21,19 @@ async def test_a_keep_alive_that_ends_is_begun_again(nc: Client, worker: App) ->
     exchange = await Exchange(nc).send("ai.v1.req.text.default", b"[sim: words=2 pause=3]")
     assert [(await exchange.event()).type for _ in range(2)] == ["response", "status"]
     assert "keep-alive" in worker.health.ready()[1]["checks"]["tasks_begun_again"]
+
+
+async def test_an_abandoned_reply_says_nothing_more(nc: Client, worker: App) -> None:
+    heard = await nc.subscribe("_INBOX.default.abandoned")
+    await nc.flush()
+    reply = Reply(
+        worker.watch.line("_INBOX.default.abandoned"), job_call("x.default.one", "text", headers={}, body=b"")
+    )
+    await reply.text("before")
+    reply.abandon()
+    await reply.text("after")
+    await worker.broker.nc.flush()
+    assert b"before" in (await heard.next_msg(timeout=5)).data
+    with pytest.raises(NatsTimeoutError):
+        await heard.next_msg(timeout=0.2)
+    assert reply.sent.events == 1

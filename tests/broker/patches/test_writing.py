@@ -1,5 +1,6 @@
 """The short way of a publish does what nats-py's own does: what goes out, in which order, what is refused."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -87,6 +88,15 @@ async def test_both_ways_keep_one_order_and_say_the_same(
     assert long_ways[:2] == ["said.headers", "said.large"]  # and what came behind, while that was not written yet
     assert nc.stats["out_msgs"] == 5
     assert nc.stats["out_bytes"] == sum(len(message.data) for message in messages)
+
+
+async def test_what_is_said_is_written_at_once_where_the_flusher_has_ended(listener: Subscription, ours: Ours) -> None:
+    nc = await ours()
+    nc._flusher_task.cancel()
+    await asyncio.wait([nc._flusher_task])
+    await nc.publish("said.small", b"1")
+    assert nc._pending_data_size == 0
+    assert [message.data for message in await heard(listener, 1)] == [b"1"]
 
 
 async def test_what_is_refused_is_refused_as_before(ours: Ours) -> None:

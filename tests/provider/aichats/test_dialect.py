@@ -90,6 +90,13 @@ def test_what_a_provider_encodes_comes_back(deltas: list[str]) -> None:
     assert decode(body)[0] == "".join(deltas)
 
 
+def test_a_character_that_comes_in_three_reads_is_kept_until_it_is_whole() -> None:
+    decoder = AiChatsDecoder()
+    reads = (b"data: \xf0\x9f\n\n", b"data: \x98\n\n", b"data: \x80\n\n", b"data: a\n\n", b"data: \xc3\n\n")
+    assert [decoder.feed(read) for read in reads] == ["", "", "😀", "a", ""]
+    assert decoder.finish() == "\N{REPLACEMENT CHARACTER}"
+
+
 def test_a_half_line_is_no_text_before_its_end() -> None:
     decoder = AiChatsDecoder()
     assert decoder.feed(b"data: Hel") == ""

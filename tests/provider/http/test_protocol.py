@@ -116,6 +116,23 @@ async def test_what_http_cut_is_joined_when_it_is_read() -> None:
         assert await response.content.readany() == b""
 
 
+async def test_a_body_is_read_by_one_and_not_once_its_connection_is_closed_here() -> None:
+    session = session_of(Protocol)
+    async with wire(lambda _: [HEAD + b"1\r\n>\r\n", HOLD]) as server, session.get(server.url) as response:
+        body = response.content
+        assert body._http_chunk_splits is None, "no account is kept of what came with the head either"
+        assert await body.readany() == b">"
+        reading = asyncio.ensure_future(body.readany())
+        await asyncio.sleep(0)
+        with pytest.raises(RuntimeError, match="somebody else"):
+            await body.readany()
+        reading.cancel()
+        await asyncio.wait([reading])
+        await session.close()
+        with pytest.raises(RuntimeError, match="closed"):
+            await body.readany()
+
+
 async def read_to_the_cut(kind: type[ResponseHandler]) -> bytes:
     """All that is given out of a body that is cut while nobody reads it."""
     async with (

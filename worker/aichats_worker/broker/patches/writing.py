@@ -37,9 +37,11 @@ class PublishesSoon(ComesBack):
             reply: Where an answer to it would go.
         """
         size = len(payload)
-        queue = self._flush_queue
+        queue, flusher = self._flush_queue, self._flusher_task
         if (
             queue is None
+            or flusher is None
+            or flusher.done()  # look() sees it within a second; until then nats-py writes by itself
             or self._status != Client.CONNECTED
             or self._moving
             or size > self._max_payload

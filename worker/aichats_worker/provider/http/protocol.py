@@ -59,8 +59,8 @@ class Body(StreamReader):
                 raise self._exception
             if self._eof:
                 return b""
-            if self._waiter is not None:
-                raise RuntimeError("a body is read by one at a time")
+            if self._waiter is not None or not self._protocol.connected:
+                raise RuntimeError("somebody else reads this body, or its connection was closed here")
             self._waiter = self._loop.create_future()
             try:
                 await self._waiter

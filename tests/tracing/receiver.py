@@ -41,6 +41,8 @@ class Seen:
     events: list[tuple[str, dict[str, Any]]]
     links: list[tuple[str, str]]
     resource: dict[str, Any]
+    state: str
+    flags: int
 
 
 def seen(span: Span, resource: dict[str, Any]) -> Seen:
@@ -55,6 +57,8 @@ def seen(span: Span, resource: dict[str, Any]) -> Seen:
         events=[(event.name, attributes(event.attributes)) for event in span.events],
         links=[(link.trace_id.hex(), link.span_id.hex()) for link in span.links],
         resource=resource,
+        state=span.trace_state,
+        flags=span.flags,
     )
 
 

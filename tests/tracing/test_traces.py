@@ -9,9 +9,13 @@ from collections.abc import AsyncIterator
 
 import pytest
 from nats.aio.client import Client
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace.export import SpanExportResult
 
 from aichats_worker.simulator.server import Simulator
+from aichats_worker.tracing import messages, sending
 from aichats_worker.tracing.exporting import FLUSH_TIMEOUT_SECONDS
+from aichats_worker.tracing.sending import Sender
 from tests.conftest import SpawnWorker
 from tests.jobs.broker import Broker, broker, provisioned, settings_for
 from tests.processes import free_port
@@ -56,6 +60,8 @@ async def test_a_request_is_part_of_its_senders_trace_and_its_provider_is_below_
     request, call = await both(receiver)
     assert f'"trace_id": "{TRACE}"' in worker.log, "the log's line and the trace find each other"
     assert (request.trace, request.parent) == (TRACE, SENDER)
+    assert (request.state, call.state) == ("vendor=1", "vendor=1")
+    assert (request.flags, call.flags) == (0x301, 0x101), "both are kept; what is above one is another process's"
     assert request.name == "process ai.v1.req.text.{tenant}"
     assert request.said["messaging.system"] == "nats"
     assert request.said["messaging.operation.type"] == "process"
@@ -179,6 +185,7 @@ async def test_a_request_that_is_handed_over_is_followed_to_the_worker_that_has_
     assert giver.trace == TRACE
     spans = await receiver.until(lambda spans: any(span.parent == giver.id for span in spans))
     (taker,) = [span for span in spans if span.parent == giver.id]
+    assert taker.state == "vendor=1"
     assert taker.resource["service.instance.id"] != giver.resource["service.instance.id"]
     assert (taker.trace, taker.said["aichats.outcome"]) == (TRACE, "done")
     assert not [span for span in calls_in(spans) if span.parent == giver.id]
@@ -283,6 +290,40 @@ async def test_a_worker_without_the_extra_says_which_one_and_works(nc: Client, s
     )
     assert "pip install 'aichats-worker[otel]'" in worker.log
     assert (await ask(nc, REQ, b"[sim: words=1]"))[-1].type == "done"
+
+
+OTHER = """
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+OTLPSpanExporter.__init__ = lambda self: None
+import sys
+"""
+
+
+async def test_a_version_of_opentelemetry_that_is_not_known_turns_traces_off_and_the_worker_works(
+    nc: Client, spawn_worker: SpawnWorker, receiver: Receiver
+) -> None:
+    worker = await spawn_worker(command=[sys.executable, "-c", OTHER + RUN], **SETTINGS, **receiver.settings())
+    assert "another version of OpenTelemetry is installed" in worker.log
+    assert (await ask(nc, REQ, b"[sim: words=1]"))[-1].type == "done"
+
+
+async def test_limits_that_are_not_kept_to_are_named(spawn_worker: SpawnWorker, receiver: Receiver) -> None:
+    worker = await spawn_worker(**SETTINGS, **receiver.settings(), OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT="5")
+    assert "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT: docs/traces.md says which" in worker.log
+    assert "traces are on" in worker.log
+
+
+async def test_a_batch_past_the_bound_of_a_request_is_not_sent(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
+    sender, name = Sender(Resource({})), messages.kind_of("process", messages.CONSUMER, {})
+    spans = [messages.ended(messages.begun(name, b"t" * 16, b"s" * 8)) for _ in range(10)]
+    monkeypatch.setattr(sending, "REQUEST_MAX_BYTES", 300)
+    assert await asyncio.to_thread(sender.export, spans) is SpanExportResult.FAILURE
+    assert receiver.raw == []
+    assert await asyncio.to_thread(sender.export, spans[:2]) is SpanExportResult.SUCCESS
+    assert len(receiver.spans) == 2
 
 
 LOADED = """

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
@@ -19,6 +19,17 @@ log = structlog.get_logger(__name__)
 ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 FLUSH_TIMEOUT_SECONDS: Final = 3.0
 PROTOCOLS: Final = ("", "http/protobuf")
+# Of a span's attributes, events and links. OpenTelemetry's own spans keep to them.
+LIMITS: Final = (
+    "OTEL_ATTRIBUTE_COUNT_LIMIT",
+    "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT",
+    "OTEL_EVENT_ATTRIBUTE_COUNT_LIMIT",
+    "OTEL_LINK_ATTRIBUTE_COUNT_LIMIT",
+    "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT",
+    "OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT",
+    "OTEL_SPAN_EVENT_COUNT_LIMIT",
+    "OTEL_SPAN_LINK_COUNT_LIMIT",
+)
 
 
 class Exporting:
@@ -43,6 +54,11 @@ class Exporting:
         except ValueError as error:  # most that is wrong it logs, and takes its default; some it raises
             log.warning("traces are off", hint=f"one of OpenTelemetry's variables is wrong: {error}")
             return
+        except RuntimeError as error:
+            log.warning("traces are off", hint=f"another version of OpenTelemetry is installed: {error}")
+            return
+        if limits := [name for name in LIMITS if environment.get(name)]:
+            log.warning("traces have bounds of their own", hint=f"{', '.join(limits)}: docs/traces.md says which")
         named = next(environment[name] for name in ENDPOINTS if environment.get(name))
         log.info("traces are on", endpoint=masked_url(named))
 
@@ -77,11 +93,12 @@ def _listen(prefix: str, instance: str) -> "SpanProcessor":
     from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
     from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
 
-    from aichats_worker.tracing.messages import Sender  # noqa: PLC0415
+    from aichats_worker.tracing.sending import Sender  # noqa: PLC0415
     from aichats_worker.tracing.spans import Spans  # noqa: PLC0415
 
     ours = {"service.name": SERVICE, "service.version": __version__, "service.instance.id": instance}
     resource = Resource.create({}).merge(Resource(ours)).merge(OTELResourceDetector().detect())
     processor = BatchSpanProcessor(Sender(resource))
-    trace.listen(Spans(processor, TracerProvider(shutdown_on_exit=False).sampler, prefix))
+    hand_over: Any = processor.on_end  # it looks at the context, and hands the rest on as it is
+    trace.listen(Spans(hand_over, TracerProvider(shutdown_on_exit=False).sampler, prefix))
     return processor

@@ -4,39 +4,27 @@ Never any content: no prompt, no answer, no `stop`, no metadata, and of an error
 name a requester's own fields. Never anything to a provider: its calls carry no header of a trace.
 """
 
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
-from hashlib import sha256
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from contextvars import ContextVar, Token
+from time import monotonic
+from typing import Any, Final, NamedTuple, Self
 
-from opentelemetry.context import Context
-from opentelemetry.proto.trace.v1.trace_pb2 import Span as SpanMessage
-from opentelemetry.sdk.trace import SpanProcessor
-from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
-from opentelemetry.sdk.trace.sampling import Decision, Sampler
-from opentelemetry.trace import (
-    NonRecordingSpan,
-    SpanContext,
-    SpanKind,
-    TraceFlags,
-    format_trace_id,
-    get_current_span,
-    set_span_in_context,
-)
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from opentelemetry.sdk.trace.sampling import Sampler
 
 from aichats_schemas.events import Usage
 from aichats_schemas.subjects import QUEUE, Kind
 from aichats_worker.errors import WorkerError
-from aichats_worker.tracing.messages import Followed, attributes_of
-from aichats_worker.tracing.trace import CallTrace, RequestTrace, Traced
+from aichats_worker.tracing import messages
+from aichats_worker.tracing.messages import Piece, Pieces, SpanMessage, said, said_once
+from aichats_worker.tracing.positions import Position, Positions, new_span_id, span_id_of
+from aichats_worker.tracing.protobuf import pack_fraction
+from aichats_worker.tracing.trace import UNASKED, CallTrace, RequestTrace, Traced
 
-_PROPAGATOR: Final = TraceContextTextMapPropagator()
-_IDS: Final = RandomIdGenerator()
-_request: ContextVar[Followed | None] = ContextVar("request", default=None)
+HandOver = Callable[[SpanMessage], object]
 
+_FIRST: Final = messages.event_named("first piece of the answer", {})
+_TIME_TO_FIRST: Final = messages.fraction_said("gen_ai.response.time_to_first_chunk")
 _OPERATIONS: Final[Mapping[Kind, str]] = {"text": "chat", "image": "generate_content"}
 _OPTIONS: Final[Mapping[str, str]] = {
     "temperature": "gen_ai.request.temperature",
@@ -47,173 +35,199 @@ _OPTIONS: Final[Mapping[str, str]] = {
 }
 
 
-def _ids_of(origin: str, attempt: int) -> tuple[int, int]:
-    """Return the ids of a job's trace, where nobody else began one, and of an attempt's span.
+class _Kind(NamedTuple):
+    """What all spans of a kind have in common: their name, and all of it as their message says it."""
 
-    They are computed and not drawn: each attempt knows what the one before it was, whoever ran that.
-    """
-    return _hashed(origin, 16), _hashed(f"{origin}.{attempt}", 8)
-
-
-def _hashed(text: str, size: int) -> int:
-    return int.from_bytes(sha256(text.encode()).digest()[:size], "big")
+    name: str
+    piece: Piece
 
 
 class Spans:
     """Makes spans of what the rooms tell.
 
     Args:
-        processor: Where they go once they have ended.
+        hand_over: Takes each once it has ended.
         sampler: Which of them are kept.
         prefix: Of the worker's subjects.
     """
 
-    def __init__(self, processor: SpanProcessor, sampler: Sampler, prefix: str) -> None:
-        self._processor = processor
-        self._sampler = sampler
+    def __init__(self, hand_over: HandOver, sampler: Sampler, prefix: str) -> None:
+        self._hand_over = hand_over
+        self._positions = Positions(sampler)
         self._prefix = prefix
-        self._known: dict[tuple[str, ...], SpanMessage] = {}
+        self._kinds: dict[tuple[str, ...], _Kind] = {}
 
-    @contextmanager
-    def request(self, call: Traced, queued_seconds: float, origin: str) -> Iterator[RequestTrace]:
+    def request(self, call: Traced, queued_seconds: float, origin: str) -> AbstractContextManager[RequestTrace]:
         """Follow a request: below whoever sent it, and beside the attempt before it."""
-        span = self._begin(call, origin)
-        span.says("messaging.message.id", call.id)
-        span.says("messaging.message.body.size", len(call.body))
-        span.says("aichats.attempt", call.attempt)
+        kind = self._kinds.get((call.mode, call.kind)) or self._request_of(call)
+        position = self._positions.of(call.headers, kind.name, origin, call.attempt)
+        if not position.is_kept:
+            return _RequestSpan(position, None, self._hand_over)
+        span = messages.begun(kind.piece, position.trace_id, position.span_id)
+        span += (
+            said_once("messaging.message.id", call.id),
+            said("messaging.message.body.size", len(call.body)),
+            said("aichats.attempt", call.attempt),
+        )
         if call.problem is None:
-            span.says("aichats.tenant", call.tenant)
+            span.append(said("aichats.tenant", call.tenant))
+        if position.above is not None:
+            span.append(messages.below(position.above, of_another=True))
+        if position.state:
+            span.append(messages.trace_state(position.state))
         if origin:
-            span.says("aichats.queued_seconds", queued_seconds)
-        token = _request.set(span)
-        try:
-            yield _RequestSpan(span)
-        finally:
-            _request.reset(token)
-            self._end(span)
+            span.append(said_once("aichats.queued_seconds", queued_seconds))
+            if call.attempt > 1:  # another worker may have run the one before, and need not have ended it
+                span.append(messages.link(position.trace_id, span_id_of(origin, call.attempt - 1)))
+        return _RequestSpan(position, span, self._hand_over)
 
-    def _begin(self, call: Traced, origin: str) -> Followed:
-        sender = _PROPAGATOR.extract(call.headers)
-        found = get_current_span(sender).get_span_context()
-        above = found if found.is_valid else None
-        wanted = _ids_of(origin, call.attempt) if origin else (0, 0)
-        trace_id = above.trace_id if above is not None else wanted[0] or _IDS.generate_trace_id()
-        known = self._request_of(call)
-        chosen = self._sampler.should_sample(sender, trace_id, known.name, SpanKind.CONSUMER)
-        flags = TraceFlags(TraceFlags.SAMPLED if chosen.decision is Decision.RECORD_AND_SAMPLE else TraceFlags.DEFAULT)
-        state = chosen.trace_state
-        context = SpanContext(trace_id, wanted[1] or _IDS.generate_span_id(), False, flags, state)
-        span = Followed(context, above, known)
-        if origin and call.attempt > 1:  # another worker may have run the one before, and need not have ended it
-            before = _ids_of(origin, call.attempt - 1)[1]
-            span.message.links.add(trace_id=span.message.trace_id, span_id=before.to_bytes(8, "big"))
-        return span
-
-    def _request_of(self, call: Traced) -> SpanMessage:
+    def _request_of(self, call: Traced) -> _Kind:
         """What all requests of a mode and kind have in common is made once."""
-        if (known := self._known.get((call.mode, call.kind))) is None:
-            parts = "{tenant}.{id}" if call.mode == "job" else "{tenant}"
-            template = f"{self._prefix}.{call.mode}.{call.kind}.{parts}"
-            attributes = {
-                "messaging.system": "nats",
-                "messaging.operation.type": "process",
-                "messaging.operation.name": "process",
-                "messaging.destination.template": template,
-                "messaging.consumer.group.name": f"{QUEUE}-{call.kind}" if call.mode == "job" else QUEUE,
-            }
-            known = self._known[call.mode, call.kind] = SpanMessage(
-                name=f"process {template}", kind=SpanMessage.SPAN_KIND_CONSUMER, attributes=attributes_of(attributes)
-            )
-        return known
+        parts = "{tenant}.{id}" if call.mode == "job" else "{tenant}"
+        template = f"{self._prefix}.{call.mode}.{call.kind}.{parts}"
+        attributes = {
+            "messaging.system": "nats",
+            "messaging.operation.type": "process",
+            "messaging.operation.name": "process",
+            "messaging.destination.template": template,
+            "messaging.consumer.group.name": f"{QUEUE}-{call.kind}" if call.mode == "job" else QUEUE,
+        }
+        name = f"process {template}"
+        kind = _Kind(name, messages.kind_of(name, messages.CONSUMER, attributes))
+        return self._kinds.setdefault((call.mode, call.kind), kind)
 
-    @contextmanager
-    def asking(self, provider: str, kind: Kind, model: str | None, options: Mapping[str, Any]) -> Iterator[CallTrace]:
+    def asking(
+        self, provider: str, kind: Kind, model: str | None, options: Mapping[str, Any]
+    ) -> AbstractContextManager[CallTrace]:
         """Follow a provider's answer, below the request."""
         request = _request.get()
-        if request is None:
-            yield CallTrace()
-            return
-        above = request.context
-        context = SpanContext(above.trace_id, _IDS.generate_span_id(), False, above.trace_flags, above.trace_state)
-        span = Followed(context, above, self._call_of(provider, kind, model, "json" if options.get("json") else kind))
-        for name in options.keys() & _OPTIONS.keys():
-            span.says(_OPTIONS[name], options[name])
-        try:
-            yield _CallSpan(span, request)
-        finally:
-            self._end(span)
+        if request is None or request.span is None:
+            return UNASKED
+        key = (provider, kind, model or "", "json" if options.get("json") else kind)
+        known = self._kinds.get(key) or self._call_of(provider, kind, *key[2:])
+        return _CallSpan(request, known.piece, options, self._hand_over)
 
-    def _call_of(self, provider: str, kind: Kind, model: str | None, output: str) -> SpanMessage:
+    def _call_of(self, provider: str, kind: Kind, model: str, output: str) -> _Kind:
         """The same for a provider's calls. There are as many models as are offered."""
-        if (known := self._known.get((provider, kind, model or "", output))) is None:
-            operation = _OPERATIONS[kind]
-            attributes = {
-                "gen_ai.operation.name": operation,
-                "gen_ai.provider.name": provider,
-                "gen_ai.request.stream": kind == "text",
-                "gen_ai.output.type": output,
-                **({"gen_ai.request.model": model} if model else {}),
-            }
-            known = self._known[provider, kind, model or "", output] = SpanMessage(
-                name=f"{operation} {model or ''}".rstrip(),
-                kind=SpanMessage.SPAN_KIND_CLIENT,
-                attributes=attributes_of(attributes),
-            )
-        return known
-
-    def _end(self, span: Followed) -> None:
-        span.message.end_time_unix_nano = time.time_ns()
-        self._processor.on_end(span)  # type: ignore[arg-type] # it looks at the context, and hands it on as it is
+        operation = _OPERATIONS[kind]
+        attributes = {
+            "gen_ai.operation.name": operation,
+            "gen_ai.provider.name": provider,
+            "gen_ai.request.stream": kind == "text",
+            "gen_ai.output.type": output,
+            **({"gen_ai.request.model": model} if model else {}),
+        }
+        name = f"{operation} {model}".rstrip()
+        known = _Kind(name, messages.kind_of(name, messages.CLIENT, attributes))
+        return self._kinds.setdefault((provider, kind, model, output), known)
 
     def carrier(self) -> dict[str, str]:
         """Return the request's own context, as headers."""
-        headers: dict[str, str] = {}
-        if (span := _request.get()) is not None:
-            _PROPAGATOR.inject(headers, set_span_in_context(NonRecordingSpan(span.context), Context()))
-        return headers
+        request = _request.get()
+        return {} if request is None else request.position.headers()
 
 
 class _RequestSpan(RequestTrace):
-    __slots__ = ("_span",)
+    """A request's part, as the block around it.
 
-    def __init__(self, span: Followed) -> None:
-        self._span = span
+    Args:
+        position: Where it is.
+        span: None where nothing of it is kept; whoever is below it in another process is told so.
+        hand_over: Takes it once it has ended.
+    """
+
+    __slots__ = ("_hand_over", "_token", "position", "span")
+    _token: "Token[_RequestSpan | None]"
+
+    def __init__(self, position: Position, span: Pieces | None, hand_over: HandOver) -> None:
+        self.position = position
+        self.span = span
+        self._hand_over = hand_over
+
+    def __enter__(self) -> Self:
+        self._token = _request.set(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _request.reset(self._token)
+        if self.span is not None:
+            self._hand_over(messages.ended(self.span))
 
     @property
     def trace_id(self) -> str:
-        return format_trace_id(self._span.context.trace_id)
+        return self.position.trace_id.hex()
 
     def ended(self, outcome: str, error: WorkerError | None, usage: Usage | None) -> None:
-        self._span.says("aichats.outcome", outcome)
+        if self.span is None:
+            return
+        self.span.append(said("aichats.outcome", outcome))
         if usage is not None:
-            self._span.counted(usage)
-            self._span.says("aichats.usage.estimated", usage.estimated)
+            _count(self.span, usage)
+            self.span.append(said("aichats.usage.estimated", usage.estimated))
         if error is not None:
-            self._span.failed(error)
+            self.span.append(messages.failure(error))
+
+
+_request: ContextVar[_RequestSpan | None] = ContextVar("request", default=None)
+
+
+def _count(span: Pieces, usage: Usage) -> None:
+    span += (
+        said("gen_ai.usage.input_tokens", usage.input_tokens),
+        said("gen_ai.usage.output_tokens", usage.output_tokens),
+    )
 
 
 class _CallSpan(CallTrace):
-    __slots__ = ("_request", "_since", "_span")
+    """A provider's part, as the block around it; its span begins with the block.
 
-    def __init__(self, span: Followed, request: Followed) -> None:
-        self._span = span
+    Args:
+        request: What it is part of.
+        kind: What all such calls have in common.
+        options: Of the request.
+        hand_over: Takes it once it has ended.
+    """
+
+    __slots__ = ("_hand_over", "_kind", "_options", "_request", "_since", "_span")
+    _since: float
+    _span: Pieces
+
+    def __init__(self, request: _RequestSpan, kind: Piece, options: Mapping[str, Any], hand_over: HandOver) -> None:
         self._request = request
-        self._since = time.monotonic()
+        self._kind = kind
+        self._options = options
+        self._hand_over = hand_over
+
+    def __enter__(self) -> Self:
+        above = self._request.position
+        self._since = monotonic()
+        self._span = span = messages.begun(self._kind, above.trace_id, new_span_id())
+        span.append(messages.below(above.span_id, of_another=False))
+        if above.state:
+            span.append(messages.trace_state(above.state))
+        for name, value in self._options.items():
+            if (option := _OPTIONS.get(name)) is not None:
+                span.append(said_once(option, value))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._hand_over(messages.ended(self._span))
 
     def failed(self, error: WorkerError) -> None:
-        self._span.failed(error)
+        self._span.append(messages.failure(error))
 
     def first(self) -> None:
-        self._span.says("gen_ai.response.time_to_first_chunk", time.monotonic() - self._since)
-        self._request.event("first piece of the answer")
+        self._span += (_TIME_TO_FIRST, pack_fraction(monotonic() - self._since))
+        if self._request.span is not None:
+            self._request.span.append(messages.event(_FIRST))
 
     def again(self, error: WorkerError, seconds: float) -> None:
-        attributes = attributes_of({"error.type": str(error.code), "aichats.wait_seconds": seconds})
-        self._span.event("asked again", *attributes)
+        about = {"error.type": str(error.code), "aichats.wait_seconds": seconds}
+        self._span.append(messages.event(messages.event_named("asked again", about)))
 
     def finished(self, reason: str, model: str, usage: Usage | None) -> None:
-        self._span.says("gen_ai.response.finish_reasons", (reason,))
+        self._span.append(said("gen_ai.response.finish_reasons", (reason,)))
         if model:
-            self._span.says("gen_ai.response.model", model)
+            self._span.append(said("gen_ai.response.model", model))
         if usage is not None:
-            self._span.counted(usage)
+            _count(self._span, usage)

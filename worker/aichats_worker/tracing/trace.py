@@ -97,7 +97,7 @@ class Listener(Protocol):
 
 _listener: Listener | None = None
 _UNHEARD = nullcontext(RequestTrace())
-_UNASKED = nullcontext(UNTRACED)
+UNASKED: Final = nullcontext(UNTRACED)
 
 
 def listen(listener: Listener | None) -> None:
@@ -128,7 +128,7 @@ def asking(
         model: The name that the request gave.
         options: Of the request; the prompt is none of them.
     """
-    return _UNASKED if _listener is None else _listener.asking(provider, kind, model, options)
+    return UNASKED if _listener is None else _listener.asking(provider, kind, model, options)
 
 
 def carrier() -> dict[str, str]:

@@ -6,13 +6,12 @@ rounds. What counts are ratios of CPU time to `raw` within a round: absolute tim
 
 import argparse
 import asyncio
-import os
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -23,7 +22,7 @@ from nats.aio.client import Client
 from benchmarks import jobs, page
 from benchmarks.asking import ask, until_ready
 from benchmarks.provider import provider
-from tests.processes import NatsServer, cpu_seconds, resident_bytes
+from tests.processes import NatsServer, clean_environment, cpu_seconds, resident_bytes
 from tests.tracing.receiver import receiving
 
 PEERS: Final = {
@@ -113,18 +112,24 @@ async def measured(nc: Client, pid: int, load: Load) -> Found:
     return Found((cpu_seconds(pid) - before) / units, units / seconds, statistics.median(firsts))
 
 
-@contextmanager
-def process(command: list[str], settings: dict[str, str]) -> Iterator[int]:
-    """Run a worker or a peer, and end it by its id."""
+@asynccontextmanager
+async def process(command: list[str], settings: dict[str, str]) -> AsyncIterator[int]:
+    """Run a worker or a peer, and end it by its id. Whoever takes its last spans goes on meanwhile."""
     told = subprocess.DEVNULL if settings.get("WORKER_LOG_LEVEL") == "info" else None  # a line for each request
-    child = subprocess.Popen(
-        [sys.executable, "-m", *command], env=os.environ | settings, stdin=subprocess.DEVNULL, stderr=told
+    child = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        *command,
+        env=clean_environment() | settings,
+        stdin=subprocess.DEVNULL,
+        stderr=told,
     )
     try:
         yield child.pid
     finally:
         child.terminate()
-        child.wait(20)
+        async with asyncio.timeout(20):
+            await child.wait()
 
 
 def settings(nats_url: str, provider_url: str, dialect: str) -> dict[str, str]:
@@ -157,7 +162,7 @@ async def surroundings(dialect: str) -> AsyncIterator[dict[str, str]]:
 
 async def one_round(env: dict[str, str], command: list[str], loads: tuple[Load, ...]) -> tuple[list[Found], float]:
     """Start one, warm it and put each load on it. Returns what was found, and its resident MB when idle."""
-    with process(command, env) as pid:
+    async with process(command, env) as pid:
         nc = await nats.connect(env["NATS_URL"])
         try:
             await until_ready(nc)

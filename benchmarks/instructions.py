@@ -1,4 +1,6 @@
-"""Instructions that a worker takes for each delta, request, image and job: `python -m benchmarks.instructions`.
+"""Instructions that a worker takes for each delta, request (also with traces), image and job.
+
+`python -m benchmarks.instructions` counts them.
 
 The worker runs under valgrind's callgrind, which counts and does not time. What ticks in the worker by the clock is
 counted by itself first, and taken off for the seconds that each round took: a busy machine shows nearly the same. The
@@ -10,15 +12,15 @@ event loop; where none are kept for those, or there is no valgrind, it says so a
 import argparse
 import asyncio
 import json
-import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -29,7 +31,8 @@ from aichats_client import submit
 from aichats_worker.service import fastest_loop
 from benchmarks.asking import ask, until_ready
 from benchmarks.provider import Provider, provider
-from tests.processes import NatsServer
+from tests.processes import NatsServer, clean_environment
+from tests.tracing.receiver import Receiver, receiving
 
 KEPT: Final = Path(__file__).with_suffix(".json")
 WORSE_MAX: Final = 0.05
@@ -38,7 +41,10 @@ TIMES: Final = 8  # the smallest count is kept: how much comes at once is chance
 IDLE_SECONDS: Final = 2.0
 IDLE_TIMES: Final = 3
 SETTLED_SECONDS: Final = 60.0
+TRACED: Final = 256  # requests, whose spans are one batch of OpenTelemetry's own size: to send it is a part of each
+TRACED_TIMES: Final = 2  # a round of them is as long as a dozen of the others
 Round = Callable[[], Awaitable[object]]
+Rounds = Iterator[tuple[str, int, Round]]
 
 
 class Callgrind:
@@ -53,8 +59,7 @@ class Callgrind:
         self._out = directory / "callgrind"
         tool = ["valgrind", "-q", "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={self._out}"]
         command = [*tool, sys.executable, "-m", "aichats_worker", "run"]
-        clean = {name: value for name, value in os.environ.items() if not name.startswith(("NATS_", "WORKER_"))}
-        env = clean | settings | {"PYTHONHASHSEED": "0"}
+        env = clean_environment() | settings | {"PYTHONHASHSEED": "0"}
         self.process = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL)
         self._dumps = 0
         self._ticking = 0.0  # instructions a second
@@ -104,7 +109,7 @@ async def job(nc: Client, number: int) -> None:
             await asyncio.sleep(0.02)
 
 
-def rounds(nc: Client, one: Provider) -> Iterator[tuple[str, int, Round]]:
+def rounds(nc: Client, *, one: Provider) -> Rounds:
     """Give the name, how many there are in a round, and the round."""
     numbers = iter(range(1, 1000))
 
@@ -123,15 +128,29 @@ def rounds(nc: Client, one: Provider) -> Iterator[tuple[str, int, Round]]:
     yield "job", 8, jobs
 
 
-@contextmanager
-def running(settings: dict[str, str], directory: Path) -> Iterator[Callgrind]:
-    """Run a worker and end it by its id."""
+def traced_rounds(nc: Client, *, receiver: Receiver) -> Rounds:
+    """The same of a worker with traces: two spans a request, sent in one batch a round."""
+    wanted = len(receiver.spans)
+
+    async def requests() -> None:
+        nonlocal wanted
+        wanted += 2 * TRACED
+        for _ in range(TRACED):
+            await ask(nc, "burst 1")
+        await receiver.until(lambda spans: len(spans) >= wanted)  # else the next round would pay for it
+
+    yield "request, traced", TRACED, requests
+
+
+@asynccontextmanager
+async def running(settings: dict[str, str], directory: Path) -> AsyncIterator[Callgrind]:
+    """Run a worker and end it by its id. Whoever takes its last spans goes on meanwhile."""
     worker = Callgrind(directory, settings)
     try:
         yield worker
     finally:
         worker.process.terminate()
-        worker.process.wait(60)
+        await asyncio.to_thread(worker.process.wait, 60)
 
 
 async def count(dialect: str) -> dict[str, int]:
@@ -139,7 +158,7 @@ async def count(dialect: str) -> dict[str, int]:
     with tempfile.TemporaryDirectory() as name:
         server = NatsServer(Path(name)).start()
         try:
-            async with provider() as one:
+            async with provider() as one, receiving() as receiver:
                 settings = {
                     "NATS_URL": server.url,
                     "AICHATS_URL": one.url,
@@ -150,24 +169,32 @@ async def count(dialect: str) -> dict[str, int]:
                     "WORKER_KEEPALIVE_SECONDS": "30",
                     "PROVIDER_IMAGE_ALLOW_PRIVATE": "on",
                 }
-                with running(settings, Path(name)) as worker:
-                    return await _count(worker, server.url, one)
+                found = await _count(settings, Path(name), partial(rounds, one=one), TIMES)
+                settings |= {
+                    "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url,
+                    "OTEL_BSP_SCHEDULE_DELAY": "3600000",  # a batch is sent once it is full
+                }
+                asked = partial(traced_rounds, receiver=receiver)
+                return found | await _count(settings, Path(name), asked, TRACED_TIMES)
         finally:
             server.stop()
 
 
-async def _count(worker: Callgrind, nats_url: str, one: Provider) -> dict[str, int]:
-    nc = await nats.connect(nats_url)
+async def _count(
+    settings: dict[str, str], directory: Path, asked: Callable[[Client], Rounds], times: int
+) -> dict[str, int]:
     found = {}
-    try:
-        await until_ready(nc)
-        await worker.settle()
-        for what, each, work in rounds(nc, one):
-            await work()  # once for what is made when it is first needed
-            found[what] = round(min([await worker.counted(work) for _ in range(TIMES)]) / each)
-            print(f"{what:16} {found[what]:12,}", flush=True)
-    finally:
-        await nc.close()
+    async with running(settings, directory) as worker:
+        nc = await nats.connect(settings["NATS_URL"])
+        try:
+            await until_ready(nc)
+            await worker.settle()
+            for what, each, work in asked(nc):
+                await work()  # once for what is made when it is first needed
+                found[what] = round(min([await worker.counted(work) for _ in range(times)]) / each)
+                print(f"{what:16} {found[what]:12,}", flush=True)
+        finally:
+            await nc.close()
     return found
 
 

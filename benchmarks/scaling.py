@@ -50,7 +50,7 @@ class Workers:
 async def workers(count: int) -> AsyncIterator[Workers]:
     """So many, warm, on a broker and a provider of their own."""
     async with surroundings("aichats") as env, AsyncExitStack() as stack:
-        pids = [stack.enter_context(process(PEERS["worker"], env)) for _ in range(count)]
+        pids = [await stack.enter_async_context(process(PEERS["worker"], env)) for _ in range(count)]
         nc = await nats.connect(env["NATS_URL"])
         stack.push_async_callback(nc.close)
         await until_ready(nc)

@@ -161,6 +161,12 @@ class NatsServer:
         self.process.wait(STOP_TIMEOUT_SECONDS)
 
 
+def clean_environment() -> dict[str, str]:
+    """What this process has, without what a worker reads: only what is named is set for it."""
+    ours = ("NATS_", "AICHATS_", "WORKER_", "OPENAI_", "PROVIDER_", "OTEL_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+
+
 class WorkerProcess:
     """`aichats-worker run` as a process of its own; what it wrote is in `log`."""
 
@@ -180,16 +186,11 @@ class WorkerProcess:
         return self
 
     def _launch(self, settings: dict[str, str]) -> Running:
-        clean = {
-            key: value
-            for key, value in os.environ.items()
-            if not key.startswith(("NATS_", "AICHATS_", "WORKER_", "OPENAI_", "PROVIDER_", "OTEL_"))
-        }
         with self.log_path.open("ab") as log:
             return subprocess.Popen(
                 self.command,
                 cwd=ROOT,
-                env=clean | settings,
+                env=clean_environment() | settings,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -68,11 +68,13 @@ class Receiver:
 
     Attributes:
         raw: Each body as it came, decompressed.
+        headers: Of each.
         stuck: While it is set, no export is answered.
     """
 
     url: str = ""
     raw: list[bytes] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
     spans: list[Seen] = field(default_factory=list)
     stuck: asyncio.Event = field(default_factory=asyncio.Event)
     called: asyncio.Event = field(default_factory=asyncio.Event)
@@ -85,6 +87,7 @@ class Receiver:
         assert request.content_type == "application/x-protobuf"
         body = gzip.decompress(body) if body[:2] == b"\x1f\x8b" else body
         self.raw.append(body)
+        self.headers.append({name.lower(): value for name, value in request.headers.items()})
         for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
             of = attributes(resource.resource.attributes)
             for scope in resource.scope_spans:

@@ -167,6 +167,25 @@ async def test_a_trace_that_is_not_sampled_is_not_sent(
     assert receiver.spans == []
 
 
+async def test_what_opentelemetrys_variables_say_of_sampling_and_sending_is_kept_to(
+    nc: Client, spawn_worker: SpawnWorker, receiver: Receiver
+) -> None:
+    settings = {
+        "OTEL_TRACES_SAMPLER": "parentbased_always_off",
+        "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "1",
+        "OTEL_BSP_SCHEDULE_DELAY": "60000",
+        "OTEL_EXPORTER_OTLP_COMPRESSION": "gzip",
+        "OTEL_EXPORTER_OTLP_HEADERS": "x-team=ours",
+    }
+    await spawn_worker(**SETTINGS, **receiver.settings() | settings)
+    for headers in (None, SENT, None):
+        await ask(nc, REQ, b"[sim: words=1]", headers=headers)
+    request, call = await both(receiver)
+    assert {request.trace, call.trace} == {TRACE}, "nothing is kept but what its sender keeps"
+    assert len(receiver.raw) == 2, "one at a time"
+    assert {(sent["content-encoding"], sent["x-team"]) for sent in receiver.headers} == {("gzip", "ours")}
+
+
 async def test_a_request_that_is_handed_over_is_followed_to_the_worker_that_has_room(
     nc: Client, spawn_worker: SpawnWorker, receiver: Receiver
 ) -> None:

@@ -9,12 +9,14 @@ from typing import Final
 
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, DEFAULT_ON, Decision, Sampler
-from opentelemetry.trace import SpanContext, SpanKind, get_current_span
+from opentelemetry.trace import SpanContext, SpanKind, TraceState, get_current_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
 _NOWHERE: Final = Context()
-# As nearly all are. Whatever else comes is read by OpenTelemetry's own code, which takes as long as half a span.
+# What comes as nearly all does is read here. Whatever else there is OpenTelemetry's own code reads: that takes as long
+# as to make a span.
+_STATE_MAX_CHARS: Final = 512
 _USUAL: Final = re.compile("00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-0([0-3])", re.ASCII)
 
 
@@ -82,12 +84,13 @@ class Positions:
             attempt: Which of them it is.
         """
         span_id = span_id_of(origin, attempt) if origin else new_span_id()
-        sender = headers.get("traceparent")
+        sender, state = headers.get("traceparent"), headers.get("tracestate", "")
         if sender is None:
             return self._first(span_id, name, origin)
-        if self._is_known and "tracestate" not in headers and (usual := _USUAL.fullmatch(sender)) is not None:
+        if self._is_known and len(state) <= _STATE_MAX_CHARS and (usual := _USUAL.fullmatch(sender)) is not None:
             above, is_kept = bytes.fromhex(usual[2]), self._keeps_all or usual[3] in "13"
-            return Position(bytes.fromhex(usual[1]), span_id, above, "", is_kept)
+            state = TraceState.from_header([state]).to_header() if state else ""
+            return Position(bytes.fromhex(usual[1]), span_id, above, state, is_kept)
         context = _PROPAGATOR.extract(headers)
         found = get_current_span(context).get_span_context()
         return self._below(context, found, name, span_id) if found.is_valid else self._first(span_id, name, origin)

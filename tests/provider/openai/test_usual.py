@@ -47,33 +47,46 @@ def line(around: tuple[bytes, bytes], quoted: bytes) -> bytes:
     return b"data: " + around[0] + quoted + around[1] + b"\n\n"
 
 
-def said(decoder: OpenAIDecoder, reads: list[bytes]) -> tuple[object, ...]:
-    text = "".join([decoder.feed(read) for read in reads]) + decoder.finish()
-    return (
-        text,
-        decoder.ended,
-        decoder.complete,
-        decoder.failure,
-        bytes(decoder.stray),
-        decoder.thoughts,
-        decoder.silent,
-    )
+def said(decoder: OpenAIDecoder, reads: list[bytes]) -> list[object]:
+    """All that a decoder says, after each read and at the end."""
+    found: list[object] = []
+    for read in [*reads, None]:
+        found += [decoder.finish() if read is None else decoder.feed(read)]
+        found += [decoder.ended, decoder.complete, decoder.broke_off, decoder.silent, decoder.failure]
+        found += [bytes(decoder.stray), decoder.thoughts, decoder.usage, decoder.end(), repr(decoder.nothing())]
+    return found
 
 
 FIRST = (line(AROUND[0], b'"Hi"'), line(AROUND[2], b'"not this"'))
+# A key that is there twice: the second counts, and a text that is called as the key is no text.
+TWICE = [
+    b'data: {"choices":[{"delta":{"content":"delta."},"%b":{"content":"delta"}}]}\n\n' % key
+    for key in (b"delta", b"foo", b"finish_reason")
+]
 texts = st.text(st.characters(exclude_categories=["Cs"])).map(orjson.dumps)
-lines = st.lists(
-    st.builds(line, st.sampled_from([*AROUND[:1] * 4, *AROUND]), st.one_of(texts, texts, st.sampled_from(NO_STRINGS)))
+lines = st.one_of(
+    st.builds(line, st.sampled_from([*AROUND[:1] * 4, *AROUND]), st.one_of(texts, texts, st.sampled_from(NO_STRINGS))),
+    st.sampled_from(TWICE),
 )
+# Where a read ends: before so many chunks, and so many bytes off.
+places = st.tuples(st.integers(0, 20), st.sampled_from([0, 0, 0, -1, 1, 2, 40]))
 
 
 @example(FIRST[0], [line(AROUND[0], b'"a","b'), line(AROUND[0], b'c"')], [], True)
+@example(FIRST[0], [line(AROUND[0], b'"a","b"'), line(AROUND[0], b'"c"')], [], True)
+@example(FIRST[0], [line(AROUND[0], b"1")], [], False)
+@example(FIRST[0], [b"data: " + AROUND[0][0] + b'"a"\n'], [], False)
 @example(FIRST[1], [line(AROUND[3], b'"Hi"')], [], True)
-@given(st.sampled_from(FIRST), lines, st.lists(st.integers(0, 3000)), st.booleans())
-def test_whatever_comes_it_says_the_same(first: bytes, chunks: list[bytes], cuts: list[int], ends: bool) -> None:
+@example(FIRST[0], TWICE[:2], [(1, 0)], True)
+@example(FIRST[0], TWICE[::2], [(1, 0)], True)
+@given(st.sampled_from(FIRST), st.lists(lines), st.lists(places), st.booleans())
+def test_whatever_comes_it_says_the_same(
+    first: bytes, chunks: list[bytes], cuts: list[tuple[int, int]], ends: bool
+) -> None:
     whole = b"".join(chunks) + END * ends
-    at = sorted({0, len(whole), *(cut for cut in cuts if cut < len(whole))})
-    reads = [first] * 2 + [whole[start:stop] for start, stop in itertools.pairwise(at)]
+    at = {len(b"".join(chunks[:count])) + off for count, off in cuts}
+    between = sorted({0, len(whole), *(cut for cut in at if 0 < cut < len(whole))})
+    reads = [first] * 2 + [whole[start:stop] for start, stop in itertools.pairwise(between)]
     one_by_one = OpenAIDecoder()
     one_by_one._alike._left = 0
     assert said(OpenAIDecoder(), reads) == said(one_by_one, reads)

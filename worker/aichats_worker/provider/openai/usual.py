@@ -1,4 +1,4 @@
-"""The usual chunk: text and nothing else. Nearly all of an answer's are, and differ in their text alone.
+"""The usual chunk: text and nothing else. Nearly all are, and of most servers they differ in their text alone.
 
 So what stands around the text is learned from one chunk, and those that follow like it are taken apart in one go: a
 fifth of what reading each by itself costs. It is no guess. What stands before and behind is JSON that has been read;
@@ -12,6 +12,7 @@ import orjson
 LEARNED_MAX: Final = 4  # that were of no use: a server may send something new in every chunk
 CHUNK_MAX_BYTES: Final = 4096  # a longer one holds more than its text
 _CONTENT: Final = b'"content":'
+_MARKS: Final = (".", "!")
 
 
 class Alike:
@@ -53,12 +54,11 @@ class Alike:
         if (at := rest.find(quoted)) < 0:  # the server has other words for it, as \u00e9 for a letter
             return
         before, behind = before + name + rest[:at], rest[at + len(quoted) :]
-        other = text + "."
-        try:  # something else may be called the same, and say the same
-            is_it = text_of(orjson.loads(before + orjson.dumps(other) + behind)) == other
+        try:  # something else may be called the same, and say the same; but not both of these
+            read = [text_of(orjson.loads(before + orjson.dumps(text + mark) + behind)) for mark in _MARKS]
         except ValueError:
             return
-        if is_it:
+        if read == [text + mark for mark in _MARKS]:
             self._begin, self._end = b"data: " + before, behind + b"\n\n"
             self._between = self._end + self._begin
 

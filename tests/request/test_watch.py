@@ -7,6 +7,7 @@ from nats.aio.client import Client
 from nats.errors import TimeoutError as NatsTimeoutError
 
 from aichats_worker.app import App
+from aichats_worker.broker.patches.subscribing import settle
 from aichats_worker.request.call import job_call
 from aichats_worker.request.reply import Reply
 from tests.direct.test_corridor import until
@@ -25,7 +26,7 @@ async def test_a_keep_alive_that_ends_is_begun_again(nc: Client, worker: App) ->
 
 async def test_an_abandoned_reply_says_nothing_more(nc: Client, worker: App) -> None:
     heard = await nc.subscribe("_INBOX.default.abandoned")
-    await nc.flush()
+    await settle(nc)  # one flush can overtake the subscription
     reply = Reply(
         worker.watch.line("_INBOX.default.abandoned"), job_call("x.default.one", "text", headers={}, body=b"")
     )

@@ -38,9 +38,10 @@ class Body(StreamReader):
         """Take a piece of the body."""
         if not data:
             return False
-        self._size += len(data)
+        length = len(data)
+        self._size += length
+        self.total_bytes += length
         self._buffer.append(data)
-        self.total_bytes += len(data)
         if (waiter := self._waiter) is not None:
             self._waiter = None
             if not waiter.done():

@@ -21,7 +21,7 @@ from aichats_worker.app import App
 from aichats_worker.settings import load_settings
 from aichats_worker.simulator.server import Simulator, start_simulator
 from aichats_worker.starting import begun
-from tests.processes import NatsServer, WorkerProcess
+from tests.processes import READ, NatsServer, WorkerProcess
 
 # `pytest --hypothesis-profile=fuzz -m fuzz` is the long run.
 hypothesis_settings.register_profile(
@@ -89,7 +89,7 @@ def pytest_collection_finish() -> None:
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Settings come from the tests alone."""
     for name in list(os.environ):
-        if name.startswith(("NATS_", "AICHATS_", "WORKER_", "OPENAI_", "PROVIDER_", "OTEL_")):
+        if name.startswith(READ):
             monkeypatch.delenv(name)
 
 

@@ -20,6 +20,7 @@ from urllib.request import urlopen
 from aichats_worker.simulator.broker import binary
 
 ROOT = Path(__file__).parent.parent
+READ = ("NATS_", "AICHATS_", "WORKER_", "OPENAI_", "PROVIDER_", "OTEL_")  # of the environment, by a worker
 START_TIMEOUT_SECONDS = 60.0  # on a machine that is busy with other tests
 STOP_TIMEOUT_SECONDS = 10.0
 PORTS = range(10_000, 32_000)  # below those that the system gives to outgoing connections and to whoever asks for any
@@ -163,8 +164,7 @@ class NatsServer:
 
 def clean_environment() -> dict[str, str]:
     """What this process has, without what a worker reads: only what is named is set for it."""
-    ours = ("NATS_", "AICHATS_", "WORKER_", "OPENAI_", "PROVIDER_", "OTEL_")
-    return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    return {name: value for name, value in os.environ.items() if not name.startswith(READ)}
 
 
 class WorkerProcess:

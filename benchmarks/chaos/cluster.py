@@ -1,7 +1,6 @@
 """Three nats-servers as one cluster, and what is asked of its JetStream API."""
 
 import asyncio
-import os
 import signal
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from nats.errors import Error as NatsError
 from aichats_worker.simulator.broker import binary
 from benchmarks.chaos.plan import ACK_WAIT_SECONDS, STREAMS
 from tests.link import Link, linked
-from tests.processes import free_port, output_of
+from tests.processes import clean_environment, free_port, output_of
 
 BROKERS: Final = 3
 API_TIMEOUT_SECONDS: Final = 2.0
@@ -135,7 +134,7 @@ class Cluster:
         """Run the product's command line. Returns what it says where it fails; empty where it does not."""
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "aichats_worker", *arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            env=os.environ | {"NATS_URL": self.url, "WORKER_ACK_WAIT_SECONDS": f"{ACK_WAIT_SECONDS:g}"},
+            env=clean_environment() | {"NATS_URL": self.url, "WORKER_ACK_WAIT_SECONDS": f"{ACK_WAIT_SECONDS:g}"},
         )  # fmt: skip
         said, _ = await output_of(process, PERSIST_SECONDS)
         return said.decode() if process.returncode else ""

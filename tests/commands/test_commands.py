@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import signal
 import sys
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from aichats_worker.simulator.answers import image as simulated_image
 from aichats_worker.simulator.answers import words
 from aichats_worker.simulator.server import Simulator
 from tests.conftest import StartWorker
-from tests.processes import ROOT, NatsServer, free_port
+from tests.processes import ROOT, NatsServer, clean_environment, free_port
 
 RUN_TIMEOUT_SECONDS = 90.0
 SCREEN_LINES = 30
@@ -32,12 +31,7 @@ class Ran:
 
 
 async def start(*arguments: str, cwd: Path = ROOT, **environment: str) -> asyncio.subprocess.Process:
-    clean = {
-        key: value
-        for key, value in os.environ.items()
-        if not key.startswith(("NATS_", "AICHATS_", "WORKER_", "OPENAI_", "PROVIDER_", "OTEL_"))
-    }
-    clean |= {"PYTHONPATH": str(ROOT)} | environment
+    clean = clean_environment() | {"PYTHONPATH": str(ROOT)} | environment
     return await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",

@@ -3,12 +3,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aichats_worker.provider.decoding.lines import Lines
+from aichats_worker.provider.decoding.lines import lines_of as taken_apart
 
 
 def lines_of(body: bytes, cuts: list[int]) -> list[bytes]:
     lines, read, start = Lines(), list[bytes](), 0
     for end in [*sorted(min(at, len(body)) for at in cuts), len(body)]:
-        read += lines.feed(body[start:end])
+        read += taken_apart(lines.whole(body[start:end]))
         start = end
     return [*read, lines.rest()]
 

@@ -41,10 +41,6 @@ class Lines:
             raise LineTooLong
         return whole
 
-    def feed(self, data: bytes) -> list[bytes]:
-        """Return the lines that `data` completes. Raises as `whole` does."""
-        return lines_of(self.whole(data))
-
     def rest(self) -> bytes:
         """Return the last line, which has no end."""
         rest = bytes(self._tail)

@@ -1,6 +1,7 @@
 """The short way of a publish does what nats-py's own does: what goes out, in which order, what is refused."""
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -97,6 +98,21 @@ async def test_what_is_said_is_written_at_once_where_the_flusher_has_ended(liste
     await nc.publish("said.small", b"1")
     assert nc._pending_data_size == 0
     assert [message.data for message in await heard(listener, 1)] == [b"1"]
+
+
+async def test_what_the_socket_does_not_take_is_bounded_and_arrives(
+    server: NatsServer, listener: Subscription, ours: Ours
+) -> None:
+    nc = await ours()
+    server.send(signal.SIGSTOP)
+    said, most = 0, 0
+    while nc.publish_soon("said.much", b"%d" % said + bytes(8000)) and most < 4 * SHORT_WAY_MAX_BYTES:
+        said += 1
+        await asyncio.sleep(0)
+        most = max(most, nc._transport._io_writer.transport.get_write_buffer_size())
+    server.send(signal.SIGCONT)
+    assert 0 < most < 4 * SHORT_WAY_MAX_BYTES
+    assert [int(message.data.rstrip(b"\0")) for message in await heard(listener, said)] == list(range(said))
 
 
 async def test_what_is_refused_is_refused_as_before(ours: Ours) -> None:

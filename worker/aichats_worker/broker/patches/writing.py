@@ -1,7 +1,8 @@
 """Where nats-py 2.16 takes nine calls to publish an event; tests/broker/patches/test_writing.py pins what they do.
 
 Most of them look at what is the same for every event of a connection. The usual message goes the short way, and all
-others the library's own.
+others the library's own. A task of nats-py's writes what was published, woken through a queue and a future; where the
+socket takes all at once, nobody has to wait, and the loop writes it itself.
 """
 
 import asyncio
@@ -25,8 +26,10 @@ class PublishesSoon(ComesBack):
 
     def __init__(self, identify: Callable[[], Identity]) -> None:
         super().__init__(identify)
-        self._nobody: asyncio.Future[None] = asyncio.get_running_loop().create_future()  # waits for this flush
+        self._loop = asyncio.get_running_loop()
+        self._nobody: asyncio.Future[None] = self._loop.create_future()  # waits for this flush
         self._nobody.set_result(None)
+        self._write_is_due = False
 
     def publish_soon(self, subject: str, payload: bytes, reply: str = "") -> bool:
         """Publish a message. False where nothing was done: it has to go the library's way, by publish().
@@ -37,10 +40,9 @@ class PublishesSoon(ComesBack):
             reply: Where an answer to it would go.
         """
         size = len(payload)
-        queue, flusher = self._flush_queue, self._flusher_task
+        flusher = self._flusher_task
         if (
-            queue is None
-            or flusher is None
+            flusher is None
             or flusher.done()  # look() sees it within a second; until then nats-py writes by itself
             or self._status != Client.CONNECTED
             or self._moving
@@ -54,9 +56,23 @@ class PublishesSoon(ComesBack):
         self.stats["out_bytes"] += size
         self._pending.append(message)
         self._pending_data_size += len(message)
-        if queue.empty():
-            queue.put_nowait(self._nobody)
+        if not self._write_is_due:
+            self._write_is_due = True
+            self._loop.call_soon(self._write)  # with all that is published until then
         return True
+
+    def _write(self) -> None:
+        """Write what was published. What the socket does not take at once is the flusher's, which waits for it."""
+        self._write_is_due = False
+        if not self._pending or self._status != Client.CONNECTED:
+            return  # it is written already, or goes out on the next connection
+        writer = getattr(self._transport, "_io_writer", None)  # a websocket has none: it frames each message
+        if writer is not None and not writer.is_closing() and not writer.transport.get_write_buffer_size():
+            writer.writelines(self._pending)
+            self._pending = []
+            self._pending_data_size = 0
+        elif self._flush_queue is not None and self._flush_queue.empty():
+            self._flush_queue.put_nowait(self._nobody)
 
     async def publish(
         self, subject: str, payload: bytes = b"", reply: str = "", headers: dict[str, str] | None = None

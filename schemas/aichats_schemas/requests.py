@@ -160,9 +160,12 @@ class _Request(_Shape):
         """All that concerns more than one field; each validator of its own would cost as much as the fields."""
         data = _without_nulls(data)
         request = handler(data)
-        if isinstance(data, dict) and not data.keys() <= cls._known:
-            # Where a cached property keeps it; a private attribute costs 8 us.
-            request.__dict__["ignored"] = tuple(key for key in data if key not in cls._known)
+        if isinstance(data, dict):
+            known = request.__dict__  # where cached properties keep their values; a private attribute costs 8 us
+            if data.keys() <= _FIELDS:  # as most are
+                known["options"], known["ignored"] = {}, ()
+            else:
+                known["ignored"] = tuple(key for key in data if key not in cls._known)
         if (request.prompt is None) == (request.messages is None):
             raise ValueError("give exactly one of prompt and messages")
         return request
@@ -178,8 +181,6 @@ class _Request(_Shape):
     def options(self) -> dict[str, Any]:
         """The options that ask for something, by their names on the wire: neither absent nor what is so anyway."""
         sent = self.model_fields_set
-        if sent <= _FIELDS:  # as most are
-            return {}
         return {
             name: value
             for name, attribute in type(self)._attributes.items()  # noqa: SLF001 - its own

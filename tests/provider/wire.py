@@ -27,7 +27,7 @@ class Asked:
 
 @dataclass
 class Wire:
-    """`answer(request)` gives what to send: bytes, seconds to wait, CLOSE or HOLD."""
+    """`answer(request)` gives what to send: bytes, an event or seconds to wait for, CLOSE or HOLD."""
 
     answer: Callable[[Asked], Sequence[Any]]
     url: str = ""
@@ -59,6 +59,8 @@ class Wire:
             elif isinstance(part, bytes):
                 writer.write(part)
                 await writer.drain()
+            elif isinstance(part, asyncio.Event):
+                await part.wait()
             else:
                 await asyncio.sleep(part)
 

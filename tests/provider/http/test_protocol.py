@@ -9,6 +9,7 @@ import pytest
 from aiohttp.client_proto import ResponseHandler  # noqa: TID251
 
 from aichats_worker.provider.http.protocol import Body, Connector, Protocol
+from tests.direct.test_corridor import until
 from tests.provider.wire import CLOSE, HOLD, wire
 
 HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -44,11 +45,11 @@ class Seen:
                 seen.parsed.append(None)
                 super().pause_reading()
 
-        self._kind = Watched
+        self.kind = Watched
 
     async def read(self, url: str, *, pause: float = 0) -> bytes:
         """Everything that an answer holds, with a pause before each read."""
-        async with session_of(self._kind) as session, session.get(url) as response:
+        async with session_of(self.kind) as session, session.get(url) as response:
             body = b""
             while data := await response.content.readany():
                 body += data
@@ -82,13 +83,23 @@ async def test_what_was_paused_is_resumed() -> None:
 
 async def test_what_the_parser_holds_back_comes_though_nothing_more_arrives() -> None:
     """Its own pause outlives that of the connection: here the last chunk of a read is one too many to be kept."""
-    seen = Seen(Protocol)
+    seen, full, taken = Seen(Protocol), asyncio.Event(), asyncio.Event()
     chunk = b"9\r\ndata: x\n\n\r\n"
     rest = chunk * 1000 + b"0\r\n\r\n"
-    async with wire(lambda _: [HEAD + chunk, 0.2, chunk * KEPT_CHUNKS, 0.5, rest, HOLD]) as server:
-        async with asyncio.timeout(10):
-            assert await seen.read(server.url, pause=0.4) == b"data: x\n\n" * (1 + KEPT_CHUNKS + 1000)
-    assert None in seen.parsed
+    async with (
+        asyncio.timeout(10),
+        wire(lambda _: [HEAD + chunk * KEPT_CHUNKS, full, chunk, taken, rest, HOLD]) as server,
+        session_of(seen.kind) as session,
+        session.get(server.url) as response,
+    ):
+        await until(lambda: len(response.content._buffer) >= KEPT_CHUNKS)
+        full.set()
+        await until(lambda: None in seen.parsed)
+        body = await response.content.readany()
+        taken.set()
+        while data := await response.content.readany():
+            body += data
+        assert body == b"data: x\n\n" * (KEPT_CHUNKS + 1 + 1000)
 
 
 async def test_aiohttp_keeps_account_of_chunks_that_nobody_asks_for() -> None:

@@ -115,9 +115,9 @@ def job_call(subject: str, kind: Kind, *, headers: Mapping[str, str], body: byte
 
 
 def _token_problem(tenant: str, request_id: str) -> str | None:
-    wrong = [name for name, value in (("tenant", tenant), ("id", request_id)) if not is_token(value)]
-    if not wrong:
+    if is_token(tenant) and is_token(request_id):
         return None
+    wrong = [name for name, value in (("tenant", tenant), ("id", request_id)) if not is_token(value)]
     return f"{' and '.join(wrong)}: must be 1 to 64 of A-Z, a-z, 0-9, _ and -"
 
 
@@ -154,6 +154,8 @@ def model_of(request: TextRequest | ImageRequest, models: Mapping[str, object]) 
 
 def ignored_by(request: TextRequest | ImageRequest) -> tuple[str, ...]:
     """Return the fields that were sent and mean nothing here, as they may be shown."""
+    if not request.ignored:
+        return ()
     return tuple(_shown(name) for name in request.ignored[:IGNORED_NAMED_MAX])
 
 
@@ -165,9 +167,9 @@ def _first(models: Mapping[str, object]) -> str:
 
 def _check_options(request: TextRequest | ImageRequest, honoured: tuple[frozenset[str], ...]) -> None:
     """What nobody behind the model can honour is refused by its name, and so is an option of the other kind."""
-    asked = request.options.keys()
-    if not (asked or request.ignored):
+    if not (request.options or request.ignored):
         return
+    asked = request.options.keys()
     others = [name for name in request.ignored if name in OPTION_NAMES]
     refused = sorted(min((asked - names for names in honoured), key=len, default=asked) | set(others))
     if refused:
@@ -217,10 +219,18 @@ def _shown(text: str) -> str:
 def _check_limits(request: TextRequest | ImageRequest, limits: Limits) -> None:
     conversation = request.conversation
     _at_most("messages", "messages", len(conversation), limits.messages_max)
-    _at_most("prompt", "characters", sum(len(message.content) for message in conversation), limits.prompt_max_chars)
-    for stop in getattr(request, "stop", None) or ():
+    _at_most("prompt", "characters", sum([len(message.content) for message in conversation]), limits.prompt_max_chars)
+    for stop in request.options.get("stop", ()):
         _at_most("stop", "characters", len(stop), STOP_MAX_CHARS)
-    metadata = request.metadata or {}
+    if request.metadata:
+        _check_metadata(request.metadata)
+    if request.timeout_seconds is not None and request.timeout_seconds > limits.timeout_seconds_max:
+        raise InvalidRequest(f"timeout_seconds: must be at most this worker's maximum, {limits.timeout_seconds_max:g}")
+    if request.proxy is not None:
+        _check_proxy(request.proxy, limits)
+
+
+def _check_metadata(metadata: Mapping[str, str]) -> None:
     _at_most("metadata", "entries", len(metadata), METADATA_ENTRIES_MAX)
     for key, value in metadata.items():
         _at_most("metadata key", "characters", len(key), METADATA_KEY_MAX_CHARS)
@@ -229,10 +239,6 @@ def _check_limits(request: TextRequest | ImageRequest, limits: Limits) -> None:
         except TooLarge as error:
             error.logged = "metadata: a value is too long"
             raise
-    if (request.timeout_seconds or 0) > limits.timeout_seconds_max:
-        raise InvalidRequest(f"timeout_seconds: must be at most this worker's maximum, {limits.timeout_seconds_max:g}")
-    if request.proxy is not None:
-        _check_proxy(request.proxy, limits)
 
 
 def _at_most(name: str, unit: str, sent: int, limit: int) -> None:

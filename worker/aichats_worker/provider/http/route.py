@@ -8,6 +8,8 @@ from typing import Final
 from urllib.parse import urlsplit
 from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined] # typeshed lacks it
 
+from yarl import URL
+
 from aichats_worker.errors import Misconfigured
 from aichats_worker.urls import check_proxy
 
@@ -61,13 +63,15 @@ class Route:
     timeouts: Timeouts = Timeouts()
     tls: Tls = _system
 
-    def proxy_for(self, url: str, asked: str | None) -> str | None:
+    def proxy_for(self, url: URL | str, asked: str | None) -> str | None:
         """Return the proxy of a call to `url`; None for none.
 
         Raises:
             Misconfigured: HTTPS_PROXY is no proxy's URL.
         """
-        return asked or self.proxy or _of_environment(self.environment, *_place(url))
+        if asked or self.proxy or not self.environment.https_proxy:
+            return asked or self.proxy
+        return _of_environment(self.environment, *_place(str(url)))
 
 
 @lru_cache(maxsize=_HOSTS_MAX)

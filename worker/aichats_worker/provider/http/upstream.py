@@ -2,22 +2,21 @@
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Final
 
 import aiohttp
 from multidict import istr
 from yarl import URL
 
-from aichats_worker.errors import DeadlineExceeded, Phase
+from aichats_worker.errors import DeadlineExceeded, Phase, WorkerError
 from aichats_worker.provider.http.answer import HttpAnswer, http_answer
 from aichats_worker.provider.http.failures import UPSTREAM_ERRORS, as_worker_error
 from aichats_worker.provider.http.protocol import CONNECTED
 from aichats_worker.provider.http.route import Route, Timeouts
-from aichats_worker.provider.http.sessions import Session, Sessions, is_socks
+from aichats_worker.provider.http.sessions import Sessions, is_socks
 
 REDIRECTS_MAX: Final = 5
 REFUSAL_SECONDS: Final = 2.0  # for the body of an answer whose status says enough
@@ -61,6 +60,12 @@ class _Clock:
     def stop(self) -> None:
         """Let the timer go: it knows the task, and the task's context this clock."""
         self._timer = None
+
+    def told(self, error: BaseException) -> WorkerError | None:
+        """Return what a requester is told of what ended the call; None where that says nothing of the provider."""
+        if isinstance(error, TimeoutError) and self._timer is not None and self._timer.expired():
+            return DeadlineExceeded(self.phase, self.seconds)
+        return as_worker_error(error) if isinstance(error, UPSTREAM_ERRORS) else None
 
     def connected(self, reused: bool) -> None:
         """The request goes out now."""
@@ -121,56 +126,42 @@ class Upstream:
         await self._sessions.close()
 
     async def _once(self, request: Request) -> HttpAnswer:
-        proxy = self._route.proxy_for(str(request.url), request.proxy)
+        proxy = self._route.proxy_for(request.url, request.proxy)
         line = await self._sessions.line(proxy, guarded=request.guarded)
-        line.calls += 1
-        send = partial(
-            line.session.request,
-            request.method,
-            request.url,
-            headers=request.headers,
-            data=request.body,
-            proxy=None if is_socks(proxy) else proxy,
-            allow_redirects=False,
-            ssl=self._route.tls() or True,
-        )
-        try:
-            response, first = await self._until_first_byte(send, line, self._timeouts(request))
-        except BaseException:
-            line.hang_up()
-            raise
-        return http_answer(response, first, self._route.timeouts.stall, line.hang_up)
-
-    def _timeouts(self, request: Request) -> Timeouts:
         timeouts = self._route.timeouts
-        return timeouts if request.first_byte is None else replace(timeouts, first_byte=request.first_byte)
-
-    async def _until_first_byte(
-        self, send: Callable[..., Awaitable[aiohttp.ClientResponse]], line: Session, timeouts: Timeouts
-    ) -> tuple[aiohttp.ClientResponse, bytes | None]:
-        response: aiohttp.ClientResponse | None = None
+        if request.first_byte is not None:
+            timeouts = replace(timeouts, first_byte=request.first_byte)
         timer = asyncio.timeout(timeouts.connect)
         clock = _Clock(timer, timeouts)
         CONNECTED.set(clock.connected)
+        response: aiohttp.ClientResponse | None = None
+        line.calls += 1
         try:
             async with timer:
-                response = await send()
-                if response.status >= 300:
-                    return response, await _first_of_refusal(response)
-                return response, await response.content.readany()
+                response = await line.session.request(
+                    request.method,
+                    request.url,
+                    headers=request.headers,
+                    data=request.body,
+                    proxy=None if is_socks(proxy) else proxy,
+                    allow_redirects=False,
+                    ssl=self._route.tls() or True,
+                )
+                refused = response.status >= 300
+                first = await (_first_of_refusal(response) if refused else response.content.readany())
         except BaseException as error:
+            line.hang_up()
             if response is not None:
                 response.close()
-            if isinstance(error, TimeoutError) and timer.expired():
-                raise DeadlineExceeded(clock.phase, clock.seconds) from None
-            if response is None and clock.reused and isinstance(error, _DIED):
+            elif clock.reused and isinstance(error, _DIED):
                 self._sessions.retire(line)  # its other idle connections may be dead as well
                 raise _DiedIdle from error
-            if isinstance(error, UPSTREAM_ERRORS):
-                raise as_worker_error(error) from None
+            if (told := clock.told(error)) is not None:
+                raise told from None
             raise
         finally:
             clock.stop()
+        return http_answer(response, first, timeouts.stall, line.hang_up)
 
 
 async def _first_of_refusal(response: aiohttp.ClientResponse) -> bytes | None:

@@ -15,9 +15,12 @@ import nats
 import pytest
 from faststream.nats import NatsBroker, NatsMessage
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 from nats.errors import MaxPayloadError
 
-from aichats_worker.broker.patches.subscribing import leave, settle
+from aichats_worker.broker.access import Identity
+from aichats_worker.broker.connecting import Connection
+from aichats_worker.broker.patches.subscribing import leave, settle, take_directly
 from tests.conftest import StartWorker
 from tests.direct.test_corridor import until
 from tests.jobs.test_jobs import Broker, StartJobs, broker, start_jobs
@@ -75,6 +78,38 @@ async def test_a_stray_cancellation_of_one_job_leaves_the_others_and_the_subscri
     await broker.submit("[sim: words=1]", "after")
     await broker.removed()
     assert await broker.dead() == []
+
+
+async def test_what_is_taken_directly_is_never_too_much_and_an_error_ends_nothing(
+    nats_server: NatsServer, nc: Client
+) -> None:
+    """nats-py drops what does not fit the queue between its reader and the subscriber: there is none."""
+    taken: list[tuple[bytes, str, dict[str, str] | None]] = []
+    told: list[Exception] = []
+
+    async def tell(error: Exception) -> None:
+        told.append(error)
+
+    def take(message: Msg) -> None:
+        if message.data == b"bad":
+            raise LookupError
+        taken.append((message.data, message.reply, message.headers))
+
+    worker = Connection(Identity)
+    await worker.reach([nats_server.url], error_cb=tell)
+    broker = NatsBroker()
+    subscriber = broker.subscriber("pinned.directly")
+    take_directly(subscriber, take)
+    await worker.subscribe("pinned.directly", cb=subscriber.consume, pending_msgs_limit=1)
+    await settle(worker)
+    await nc.publish("pinned.directly", b"bad", reply="a.b", headers={"A": "b"})
+    for n in range(100):
+        await nc.publish("pinned.directly", b"%d" % n, reply="a.b", headers={"A": "b"})
+    await settle(nc)
+    await settle(worker)
+    await worker.close()
+    assert taken == [(b"%d" % n, "a.b", {"A": "b"}) for n in range(100)]
+    assert [type(error) for error in told] == [LookupError]
 
 
 async def test_settle_is_a_barrier_for_subscriptions_and_leave_for_their_end(nc: Client, other: Client) -> None:

@@ -12,6 +12,7 @@ from nats.errors import Error as NatsError
 from aichats_worker.broker.access import Access, AccessError
 from aichats_worker.broker.patches.reading import ReadsAnything
 from aichats_worker.broker.patches.returning import CONNECT_TIMEOUT_SECONDS
+from aichats_worker.broker.patches.subscribing import TakesDirectly
 from aichats_worker.broker.patches.writing import PublishesSoon
 
 _REASONS: Final[tuple[tuple[type[Exception], str], ...]] = (
@@ -27,7 +28,7 @@ class NotReached(NatsError):
     """No server takes us; the message says why each does not."""
 
 
-class Connection(ReadsAnything, PublishesSoon):
+class Connection(ReadsAnything, TakesDirectly, PublishesSoon):
     """nats-py's client, corrected: what a worker publishes and hears through."""
 
 

@@ -4,7 +4,8 @@ FastStream stops a subscriber by ignoring messages first and unsubscribing later
 the queue group and swallows requests. Leaving comes first here, and with a real barrier.
 
 Around each message it opens scopes, middlewares and a stack of its own, for handlers that need them: more than a
-request costs from here to its end. Ours take the message as it came.
+request costs from here to its end. Ours take the message as it came. Before that, nats-py puts it into a queue, for a
+task that has its turn later, and drops it where that queue is full: ours take it as it is read.
 """
 
 import asyncio
@@ -23,13 +24,32 @@ def take_directly(subscriber: "CoreSubscriber", take: Callable[[Msg], object]) -
 
     Args:
         subscriber: Before it is started.
-        take: Returns at once, and raises nothing.
+        take: Returns at once. What it raises is told as any error of the connection's.
     """
 
     async def consume(message: Msg) -> None:
         take(message)
 
-    subscriber.consume = consume  # type: ignore[method-assign,assignment] # what its subscription calls
+    consume.take = take  # type: ignore[attr-defined]
+    subscriber.consume = consume  # type: ignore[method-assign,assignment] # what its subscription has
+
+
+class TakesDirectly(Client):
+    """Has a message taken as it is read, where the subscriber is one of take_directly()."""
+
+    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+        subscription: Any = self._subs.get(sid)
+        take = getattr(subscription._cb, "take", None) if subscription is not None else None  # noqa: SLF001
+        if take is None:
+            await super()._process_msg(sid, subject, reply, data, headers)
+            return
+        self.stats["in_msgs"] += 1
+        self.stats["in_bytes"] += len(data)
+        named = await self._process_headers(headers)
+        try:
+            take(self._build_message(sid, subject, reply, data, named))
+        except Exception as error:  # noqa: BLE001 - whatever it was, the next message is read
+            await self._error_cb(error)
 
 
 async def settle(nc: Client) -> None:

@@ -210,7 +210,8 @@ class Cancels:
             self._jobs.finish.end(job, record, Cancelled(CANCELLED), failed=record.mark.failed, stored=stored.set),
             name="cancel-end",
         )
-        ending.add_done_callback(_heard)
+        self._keep(ending)
+        ending.add_done_callback(lambda _: _left(ending, stored))
         waiting = asyncio.create_task(stored.wait(), name="cancel-stored")
         try:
             await asyncio.wait({ending, waiting}, return_when=asyncio.FIRST_COMPLETED)
@@ -219,8 +220,6 @@ class Cancels:
                     ending.result()
                 except JobLost:
                     return None
-            self._keep(ending)
-            ending.add_done_callback(_left)
             await asyncio.wait({ending}, timeout=REMOVED_SECONDS)
             return True
         finally:
@@ -233,18 +232,26 @@ class Cancels:
         task.add_done_callback(self._tasks.discard)
 
 
-def _heard(task: asyncio.Task[Any]) -> None:
-    """What became of it may be of no use any more: then it is no error that nobody asks."""
-    if not task.cancelled():
-        task.exception()
+def _heard(asking: asyncio.Task[Any]) -> None:
+    """Take what became of it as heard: the queue may know first, and then nobody asks whether a runner failed.
+
+    That it is cancelled then is not enough: where the runner's answer comes at that moment, it goes on (Python 3.11).
+    """
+    if not asking.cancelled():
+        asking.exception()
 
 
-def _left(ending: asyncio.Task[None]) -> None:
-    """Take note of a removal that this worker's end has broken off: the end is stored, and the next worker goes on."""
+def _left(ending: asyncio.Task[None], stored: asyncio.Event) -> None:
+    """Take note of a removal that this worker's end has broken off: the end is stored, and the next worker goes on.
+
+    Before it is stored, whoever waits for it is told.
+    """
     error = None if ending.cancelled() else ending.exception()
+    if error is None or not stored.is_set():
+        return
     if isinstance(error, JobLost):
         log.info("a cancelled job is left in the queue for others to remove")
-    elif error is not None:
+    else:
         log.error("defect", exc_info=error)
 
 

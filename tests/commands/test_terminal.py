@@ -3,6 +3,7 @@
 import asyncio
 import os
 import pty
+import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aichats_worker.app import App
+from aichats_worker.commands.ending import STATUS_INTERRUPTED
 from tests.commands.test_commands import RUN_TIMEOUT_SECONDS
 from tests.jobs.test_jobs import Broker, StartJobs, broker, start_jobs
 from tests.processes import ROOT, NatsServer
 
 __all__ = ["broker", "start_jobs"]
+HIDDEN, SHOWN, UP = b"\x1b[?25l", b"\x1b[?25h", b"\x1b[1A"  # the cursor, as ECMA-48 and xterm have it
 
 
 @dataclass
@@ -23,23 +26,27 @@ class Watched:
 
     process: asyncio.subprocess.Process
     terminal: asyncio.StreamReader
+    seen: bytes = b""
 
-    async def shows(self, words: str) -> None:
-        seen = b""
+    async def shows(self, words: str, *, times: int = 1) -> None:
         async with asyncio.timeout(RUN_TIMEOUT_SECONDS):
-            while words.encode() not in seen:
+            while self.seen.count(words.encode()) < times:
                 piece = await self.terminal.read(4096)
-                assert piece, f"it ended, and showed {seen!r}"
-                seen += piece
+                assert piece, f"it ended, and showed {self.seen!r}"
+                self.seen += piece
 
     async def ends(self) -> int:
         """Its status, once it has ended; what it shows until then is read, since a terminal holds little."""
         async with asyncio.timeout(RUN_TIMEOUT_SECONDS):
-            reading = asyncio.ensure_future(self.terminal.read())
+            reading = asyncio.ensure_future(self._read_on())
             status = await self.process.wait()
             await asyncio.wait([reading])
             reading.exception()  # Linux ends a terminal whose other side is closed with an error
             return status
+
+    async def _read_on(self) -> None:
+        while piece := await self.terminal.read(4096):
+            self.seen += piece
 
 
 @asynccontextmanager
@@ -85,6 +92,21 @@ async def test_a_bar_shows_how_many_jobs_are_submitted(broker: Broker, start_job
         assert await submit.ends() == 0
         assert submit.process.stdout is not None
         assert sorted((await submit.process.stdout.read()).split()) == [b"job-0", b"job-1", b"job-2"]
+
+
+async def test_top_draws_again_until_ctrl_c_which_gives_the_cursor_back(worker: App, nats_server: NatsServer) -> None:
+    async with watched("top", "--every", "0.2", "-s", nats_server.url, on="stdout") as top:
+        await top.shows(f" {worker.discovery.id[:8]} ")
+        await top.shows("1 worker; models: gpt-4, dalle", times=2)
+        assert UP in top.seen, "a picture stands in the place of the one before"
+        assert top.seen.count(HIDDEN) == 1
+        assert SHOWN not in top.seen
+        top.process.send_signal(signal.SIGINT)
+        assert await top.ends() == STATUS_INTERRUPTED
+        assert top.seen.rpartition(SHOWN)[0], "the cursor is seen again"
+        assert HIDDEN not in top.seen.rpartition(SHOWN)[2]
+        assert top.process.stderr is not None
+        assert await top.process.stderr.read() == b""
 
 
 async def test_a_text_may_be_shown_where_an_image_may_not(

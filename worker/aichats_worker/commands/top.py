@@ -107,7 +107,11 @@ class Waiting:
 
 async def top(settings: Settings, every_seconds: float, *, once: bool, as_json: bool) -> None:
     """Show it until this is cancelled; once, where nobody could watch it change."""
-    live = None if as_json or once or not sys.stdout.isatty() else Live(console=Console(), auto_refresh=False)
+    live = (
+        None
+        if as_json or once or not sys.stdout.isatty()
+        else Live(console=Console(highlight=False), auto_refresh=False)
+    )
     async with Asker(settings).client() as ai:
         nc, before, looked = await ai.connection(), dict[str, Seen](), time.monotonic()
         js = nc.jetstream(domain=settings.nats_js_domain, timeout=JETSTREAM_TIMEOUT_SECONDS)

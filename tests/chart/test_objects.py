@@ -293,6 +293,15 @@ def test_a_worker_that_hangs_is_replaced_without_a_drain(render: Render) -> None
     assert "terminationGracePeriodSeconds" not in container(render())["readinessProbe"]
 
 
+def test_a_worker_that_dies_of_its_first_requests_stops_the_rollout(render: Render) -> None:
+    """A pod that is ready for a moment only is not available, and no old one goes before a new one is."""
+    objects = render({"simulator": {"enabled": True}})
+    spec = deployment(objects)["spec"]
+    readiness = container(objects)["readinessProbe"]
+    assert spec["minReadySeconds"] > readiness["periodSeconds"], "it is looked at again meanwhile"
+    assert spec["strategy"] == {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}
+
+
 def test_a_worker_is_resized_in_place(render: Render) -> None:
     policies = container(render())["resizePolicy"]
     assert {each["resourceName"]: each["restartPolicy"] for each in policies} == {

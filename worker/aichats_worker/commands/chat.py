@@ -13,6 +13,7 @@ from aichats_client import ClientError
 from aichats_worker.commands.asking import Asker, Options
 from aichats_worker.commands.ending import Unusable, finish, told
 from aichats_worker.commands.manners import out
+from aichats_worker.commands.naming import as_typed
 from aichats_worker.commands.output import print_pieces
 from aichats_worker.starting import begun
 
@@ -115,7 +116,7 @@ class Chat:
                 out("\n")
                 return
             except ClientError as error:
-                out(f"({told(error)[0]})\n")
+                out(f"({as_typed(told(error)[0])})\n")
                 return
         self.history.add(asked, {"role": "assistant", "content": answer})
 

@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+from dataclasses import replace
 from http.client import HTTPConnection, HTTPException
 
 from aichats_worker.commands.findings import Finding, Report
+from aichats_worker.commands.naming import as_typed
 from aichats_worker.settings import Settings
 from aichats_worker.starting import hidden
 
@@ -24,7 +26,8 @@ async def examine(settings: Settings, defaults: Settings) -> Report:
     found = await asyncio.gather(broker_findings(settings), provider_findings(settings), _port(settings))
     masked, plain = settings.masked(), defaults.masked()
     changed = [name for name, value in masked.items() if value != plain[name]]
-    return Report([finding for findings in found for finding in findings], masked, changed)
+    findings = [replace(finding, says=as_typed(finding.says)) for findings in found for finding in findings]
+    return Report(findings, masked, changed)
 
 
 async def _port(settings: Settings) -> list[Finding]:

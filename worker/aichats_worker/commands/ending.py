@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
+from aichats_worker.commands.naming import as_typed
 from aichats_worker.starting import begun
 
 if TYPE_CHECKING:
@@ -115,5 +116,5 @@ async def _until_terminated(work: Coroutine[Any, Any, T]) -> T:
 
 def fail(sentence: str, status: int = STATUS_ERROR) -> NoReturn:
     """End with a sentence on standard error."""
-    print(sentence, file=sys.stderr)  # noqa: T201 - as long as there is a standard error
+    print(as_typed(sentence), file=sys.stderr)  # noqa: T201 - as long as there is a standard error
     sys.exit(status)

@@ -2,11 +2,13 @@
 
 import os
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from aichats_worker.commands.ending import STATUS_USAGE, fail
+from aichats_worker.commands.naming import take_note
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,9 +27,27 @@ def token(text: str) -> str:
     return text
 
 
-Server = Annotated[str | None, typer.Option("--server", "-s", metavar="URL", help="NATS server; else NATS_URL.")]
-Context = Annotated[str | None, typer.Option(metavar="NAME", help="Context of `nats`; else NATS_CONTEXT.")]
-Tenant = Annotated[str, typer.Option(parser=token, metavar="NAME", help="Whose request it is.")]
+def _noted(option: str) -> Callable[[str | None], str | None]:
+    """Make a callback that has the sentences of this command name others with what was typed for an option."""
+
+    def note(value: str | None) -> str | None:
+        take_note(option, None if option == "--tenant" and value == "default" else value)
+        return value
+
+    return note
+
+
+Server = Annotated[
+    str | None,
+    typer.Option("--server", "-s", metavar="URL", callback=_noted("-s"), help="NATS server; else NATS_URL."),
+]
+Context = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", callback=_noted("--context"), help="Context of `nats`; else NATS_CONTEXT."),
+]
+Tenant = Annotated[
+    str, typer.Option(parser=token, metavar="NAME", callback=_noted("--tenant"), help="Whose request it is.")
+]
 Timeout = Annotated[float | None, typer.Option(metavar="SECONDS", help="Longest time for the whole answer.", min=0.001)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
 Prompt = Annotated[str | None, typer.Argument(help="Without one, or with -, standard input.", show_default=False)]

@@ -15,6 +15,7 @@ from aichats_schemas.subjects import KINDS, Kind, is_token, new_id
 from aichats_worker.commands.asking import Asker, check
 from aichats_worker.commands.ending import Unusable, told
 from aichats_worker.commands.manners import console, out
+from aichats_worker.commands.naming import as_typed
 
 AT_ONCE: Final = 64
 
@@ -112,7 +113,7 @@ async def _submitted(ai: Client, order: Order, progress: Progress) -> bool:
     try:
         await ai.submit(order.kind, order.prompt, id=order.id, **order.options)
     except ClientError as error:
-        progress.console.print(f"{order.id}: {told(error)[0]}", markup=False, soft_wrap=True)
+        progress.console.print(f"{order.id}: {as_typed(told(error)[0])}", markup=False, soft_wrap=True)
         return False
     out(f"{order.id}\n")
     return True

@@ -65,14 +65,6 @@ def read_context(name: str) -> Context:
     return Context(**{key: _expanded(key, found[key]) for key in Context.__dataclass_fields__ if found.get(key)})
 
 
-def selected_context() -> str | None:
-    """Return the name of the context that `nats context select` chose; None for none."""
-    try:
-        return (_folder().parent / "context.txt").read_text("utf-8").strip() or None
-    except OSError:
-        return None
-
-
 def _folder() -> Path:
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "nats" / "context"
 

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from aichats_client import ContextError, read_context
-from aichats_client.context import selected_context
 
 
 @pytest.fixture
@@ -47,9 +46,3 @@ def test_what_cannot_be_used_is_refused_and_not_left_out(contexts: Path) -> None
     (contexts / "torn.json").write_text("{")
     with pytest.raises(ContextError, match="cannot be read"):
         read_context("torn")
-
-
-def test_the_selected_context_is_found(contexts: Path) -> None:
-    assert selected_context() is None
-    (contexts.parent / "context.txt").write_text("lab\n")
-    assert selected_context() == "lab"

@@ -46,10 +46,6 @@ class Recorded:
     def __str__(self) -> str:
         return self.name
 
-    @property
-    def is_stream(self) -> bool:
-        return self.name.endswith(".sse")
-
     def http(self, *, chunked: bool) -> bytes:
         """The whole HTTP answer."""
         headers = {"Content-Type": TYPES[Path(self.name).suffix], **self.headers, "Connection": "close"}

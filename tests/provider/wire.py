@@ -32,10 +32,8 @@ class Wire:
     answer: Callable[[Asked], Sequence[Any]]
     url: str = ""
     asked: list[Asked] = field(default_factory=list)
-    connections: int = 0
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
         try:
             while True:
                 await self._one(reader, writer)

@@ -16,7 +16,7 @@ Offers = Mapping[Kind, Mapping[str, tuple[frozenset[str], ...]]]
 options that it can honour."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one for each request
 class Question:
     """What is asked of a provider.
 
@@ -79,7 +79,7 @@ class Picture:
 Item = TypeVar("Item")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one for each request
 class Begun(Generic[Item]):
     """An answer whose first item has arrived: what is done once for a call is done, the rest has one way to go.
 

@@ -18,7 +18,7 @@ _ANSWERED: Final = "answered"
 _LEFT: Final = "left"  # by the requester, or for a deadline
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one for each request
 class Gate:
     """What a call passes.
 

@@ -10,6 +10,7 @@ from aichats_worker.errors import RateLimited
 _WINDOW_SECONDS: Final = 60.0
 _PAUSE_SECONDS: Final = 1.0
 _PAUSE_MAX_SECONDS: Final = 60.0
+_AT_ONCE: Final = nullcontext()
 
 
 class Limiter:
@@ -43,7 +44,7 @@ class Limiter:
         Raises:
             RateLimited: The provider asked for a pause beyond the deadline.
         """
-        return Turn(self, tenant, deadline) if self._per_minute or self._concurrent else nullcontext()
+        return Turn(self, tenant, deadline) if self._per_minute or self._concurrent else _AT_ONCE
 
     async def enter(self, tenant: str, deadline: float) -> None:
         """Wait for this tenant's turn; its arguments and errors are `turn`'s. Whoever got it leaves."""

@@ -35,9 +35,11 @@ class Limits:
     allow_proxy: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one for each request
 class Call:
     """One request as it came; what its body holds, and whether it is valid, is found out by the executor.
+
+    Nobody changes it. To make one that is frozen takes four times as long, and so for all that each request has one of.
 
     Attributes:
         mode: `req`, `ask` or `job`.

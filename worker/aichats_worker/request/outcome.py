@@ -9,7 +9,7 @@ from aichats_worker.errors import Abandoned, WorkerError
 from aichats_worker.provider import Finish
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one for each request
 class Completed:
     """A request that ended well: what its final event says. Times in seconds of the event loop."""
 

@@ -23,7 +23,7 @@ NO_RESPONDERS: Final = "503"
 SMALLER: Final = "the broker takes less in one message than when this answer began; try again"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one for each request
 class Line:
     """Where one reply goes out.
 

@@ -26,6 +26,8 @@ USER_AGENT: Final = (
     "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/131.0.0.0 Safari/537.36"
 )
 NAMES: Final = SettingNames("AICHATS_URL", "AICHATS_COOKIE and AICHATS_USER_AGENT")
+_TEXT: Final = Answering(NAME, "gpt-4", NAMES)
+_IMAGES: Final = Answering(NAME, "dalle", NAMES)
 
 
 class AiChats:
@@ -105,7 +107,7 @@ class AiChats:
         return deltas(
             lambda: self._send("chat", flattened(question.messages), question),
             AiChatsDecoder(),
-            Answering(NAME, "gpt-4", NAMES),
+            _TEXT,
         )
 
     async def images(self, question: Question) -> AsyncGenerator[Picture | Finish, None]:
@@ -116,7 +118,7 @@ class AiChats:
         """
         async with self._images.room():
             with await self._send("image", question.messages[-1].content, question) as answer:
-                pictures = self._images.of_answer(answer, question, Answering(NAME, "dalle", NAMES))
+                pictures = self._images.of_answer(answer, question, _IMAGES)
                 async with aclosing(pictures) as items:
                     async for item in items:
                         yield item

@@ -12,7 +12,6 @@ from aichats_worker.provider.http.protocol import Connector
 SESSIONS_MAX: Final = 32
 # aiohttp's own 8 KiB are less than what a Content-Security-Policy or a few cookies need.
 HEADER_MAX_BYTES: Final = 64 * 1024
-_NO_TIMEOUT: Final = aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None)
 
 
 class Session:
@@ -31,7 +30,7 @@ class Sessions:
     """One session for direct calls and HTTP proxies, one for each SOCKS proxy, and their guarded twins.
 
     Args:
-        connect_seconds: For SOCKS proxies, which have a timeout of their own.
+        connect_seconds: How long a connection may take, the proxy and TLS included.
     """
 
     def __init__(self, connect_seconds: float) -> None:
@@ -68,7 +67,8 @@ class Sessions:
     def _open(self, socks: str | None, *, guarded: bool) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
             connector=self._connector(socks, guarded=guarded),
-            timeout=_NO_TIMEOUT,
+            # To the moment: aiohttp rounds what is longer than the threshold up to a whole second.
+            timeout=aiohttp.ClientTimeout(connect=self._connect_seconds, ceil_threshold=self._connect_seconds),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"Accept-Encoding": "identity"},
             auto_decompress=False,  # an encoding that aiohttp does not know would cost the status: PackedAnswer does it

@@ -11,7 +11,7 @@ import aiohttp
 from multidict import istr
 from yarl import URL
 
-from aichats_worker.errors import DeadlineExceeded, Phase, WorkerError
+from aichats_worker.errors import DeadlineExceeded, WorkerError
 from aichats_worker.provider.http.answer import HttpAnswer, http_answer
 from aichats_worker.provider.http.failures import UPSTREAM_ERRORS, as_worker_error
 from aichats_worker.provider.http.protocol import CONNECTED
@@ -24,7 +24,7 @@ _PLAIN: Final = re.compile(r"[!-~]*")
 _DIED: Final = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionError)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one for each request
 class Request:
     """What is sent.
 
@@ -48,14 +48,12 @@ class Request:
 
 
 class _Clock:
-    """Bounds a call until its first byte, and knows in which phase it is."""
+    """Bounds a call from its connection to the first byte; until the connection is there, aiohttp does."""
 
     def __init__(self, timer: asyncio.Timeout, timeouts: Timeouts) -> None:
-        self.phase: Phase = "connect"
-        self.seconds = timeouts.connect
         self.reused = False
         self._timer: asyncio.Timeout | None = timer
-        self._first_byte = timeouts.first_byte
+        self._timeouts = timeouts
 
     def stop(self) -> None:
         """Let the timer go: it knows the task, and the task's context this clock."""
@@ -63,16 +61,17 @@ class _Clock:
 
     def told(self, error: BaseException) -> WorkerError | None:
         """Return what a requester is told of what ended the call; None where that says nothing of the provider."""
+        if isinstance(error, aiohttp.ConnectionTimeoutError):
+            return DeadlineExceeded("connect", self._timeouts.connect)
         if isinstance(error, TimeoutError) and self._timer is not None and self._timer.expired():
-            return DeadlineExceeded(self.phase, self.seconds)
+            return DeadlineExceeded("first_byte", self._timeouts.first_byte)
         return as_worker_error(error) if isinstance(error, UPSTREAM_ERRORS) else None
 
     def connected(self, reused: bool) -> None:
         """The request goes out now."""
         self.reused = reused
-        self.phase, self.seconds = "first_byte", self._first_byte
-        if self._timer is not None and not self._timer.expired():
-            self._timer.reschedule(asyncio.get_running_loop().time() + self._first_byte)
+        if self._timer is not None:
+            self._timer.reschedule(asyncio.get_running_loop().time() + self._timeouts.first_byte)
 
 
 class _DiedIdle(Exception):
@@ -131,7 +130,7 @@ class Upstream:
         timeouts = self._route.timeouts
         if request.first_byte is not None:
             timeouts = replace(timeouts, first_byte=request.first_byte)
-        timer = asyncio.timeout(timeouts.connect)
+        timer = asyncio.timeout(None)  # until the connection is there
         clock = _Clock(timer, timeouts)
         CONNECTED.set(clock.connected)
         response: aiohttp.ClientResponse | None = None

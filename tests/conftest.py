@@ -21,6 +21,7 @@ from aichats_worker.app import App
 from aichats_worker.settings import load_settings
 from aichats_worker.simulator.server import Simulator, start_simulator
 from aichats_worker.starting import begun
+from tests.forked import PLACE, ForkedWorker, start_forking
 from tests.processes import READ, NatsServer, WorkerProcess
 
 # `pytest --hypothesis-profile=fuzz -m fuzz` is the long run.
@@ -52,6 +53,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         group.addoption(f"--{name}", choices=("process", "container"), default="process", help=f"what runs {name}")
     group.addoption("--nats-image", default="nats:2.15-alpine", help="for --nats=container")
     group.addoption("--worker-image", default="aichats-worker", help="for --worker=container; `make image` builds it")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """One process forks the workers of all that run side by side; else it starts where a test needs it."""
+    if config.getoption("numprocesses", None) and PLACE not in os.environ:
+        start_forking()
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -121,7 +128,7 @@ def make_nats_server(request: pytest.FixtureRequest) -> Callable[..., NatsServer
 def make_worker(request: pytest.FixtureRequest) -> Callable[[Path, dict[str, str]], WorkerProcess]:
     """A worker that is not started yet, as a process or in a container."""
     if request.config.getoption("--worker") == "process":
-        return WorkerProcess
+        return ForkedWorker
     containers: Containers = request.getfixturevalue("containers")
     return containers.worker
 

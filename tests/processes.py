@@ -21,6 +21,7 @@ from aichats_worker.simulator.broker import binary
 
 ROOT = Path(__file__).parent.parent
 READ = ("NATS_", "AICHATS_", "WORKER_", "OPENAI_", "PROVIDER_", "OTEL_")  # of the environment, by a worker
+RUN = [sys.executable, "-m", "aichats_worker", "run"]
 START_TIMEOUT_SECONDS = 60.0  # on a machine that is busy with other tests
 STOP_TIMEOUT_SECONDS = 10.0
 PORTS = range(10_000, 32_000)  # below those that the system gives to outgoing connections and to whoever asks for any
@@ -175,7 +176,7 @@ class WorkerProcess:
         self.log_path = directory / f"worker-{self.http_port}.log"
         self._settings = {"WORKER_HTTP_PORT": str(self.http_port), "WORKER_HTTP_HOST": "127.0.0.1"} | settings
         self.process: Running | None = None
-        self.command = [sys.executable, "-m", "aichats_worker", "run"]
+        self.command = RUN
 
     @property
     def log(self) -> str:

@@ -19,6 +19,7 @@ from nats.aio.msg import Msg
 
 from aichats_worker.simulator.server import Simulator, start_simulator
 from tests.commands.test_commands import Ran, finished, start
+from tests.forked import ForkedWorker
 from tests.processes import ROOT, NatsServer, WorkerProcess
 
 SAMPLE = ROOT / "docs" / "nats-server.conf"
@@ -119,7 +120,7 @@ class Secured:
 
     def make_worker(self) -> WorkerProcess:
         """A worker that has not started."""
-        return WorkerProcess(
+        return ForkedWorker(
             self.directory,
             self.settings("worker")
             | {

@@ -17,7 +17,7 @@ from aichats_worker.simulator.server import Simulator
 from tests.conftest import SpawnWorker, StartWorker
 from tests.direct.test_corridor import outcomes, until
 from tests.link import Link, linked
-from tests.processes import NatsServer, resident_bytes
+from tests.processes import RUN, NatsServer, resident_bytes
 from tests.requester import Exchange, ask, text_of, until_heard
 
 REQ = "ai.v1.req.text.default"
@@ -137,7 +137,7 @@ async def test_memory_is_bounded_while_a_partition_lasts(
     link: Link, own: Client, spawn_worker: SpawnWorker, simulator: Simulator
 ) -> None:
     """Four providers would give 64 MiB each, as fast as they can, while the broker takes nothing."""
-    worker = await spawn_worker(NATS_URL=link.url, WORKER_JOBS="off")
+    worker = await spawn_worker(command=RUN, NATS_URL=link.url, WORKER_JOBS="off")
     assert worker.process is not None
     await ask(own, REQ, b"[sim: words=1]")
     before = resident_bytes(worker.process.pid)

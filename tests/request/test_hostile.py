@@ -25,7 +25,7 @@ from aichats_worker.jobs.letters import DeadLetters, RetryRefused
 from aichats_worker.simulator.server import Simulator
 from tests.conftest import SpawnWorker
 from tests.jobs.test_jobs import Broker, provisioned
-from tests.processes import NatsServer, WorkerProcess, resident_bytes
+from tests.processes import RUN, NatsServer, WorkerProcess, resident_bytes
 from tests.request.hostile import BLOCKS, INBOX, INVALID, MAX_PAYLOAD, Bad, Wire, generate, headers
 from tests.requester import ask
 
@@ -122,7 +122,7 @@ async def scene(own_nats_server: Callable[..., NatsServer], spawn_worker: SpawnW
     server = own_nats_server()
     # A job holds its slot while its record is begun: none of these is to be refused for that.
     settings = {"WORKER_IMAGE_CONCURRENCY_MAX": "256", "WORKER_LOG_LEVEL": "warning"}
-    worker = await spawn_worker(NATS_URL=server.url, **settings)
+    worker = await spawn_worker(command=RUN, NATS_URL=server.url, **settings)
     nc = await nats.connect(server.url)
     await provisioned(Broker(server, nc))
     wire = await Wire.open(server.port)

@@ -178,7 +178,8 @@ async def test_operators_list_show_retry_and_drop(
 
 async def test_a_number_that_is_none_is_said_so(letters: DeadLetters, server: NatsServer) -> None:
     gone = await command("dead", "show", "2", "--server", server.url)
-    assert (gone.status, gone.err) == (1, "there is no dead letter 2; `aichats-worker dead list` shows them\n")
+    shows = f"`aichats-worker dead list -s {server.url}` shows them"
+    assert (gone.status, gone.err) == (1, f"there is no dead letter 2; {shows}\n")
 
 
 async def test_nothing_is_tried_again_without_a_yes(letters: DeadLetters, server: NatsServer) -> None:

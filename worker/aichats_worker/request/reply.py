@@ -78,15 +78,13 @@ class Reply(Outlet):
     async def _pieces(self, kind: bytes, delta: str) -> None:
         if self._first is None:
             self._first = time.monotonic()
-        data, room = orjson.dumps(delta), self._nc.max_payload - self._envelope.overhead
-        if len(data) <= room:
-            event = self._envelope.event(kind, data)
-            if len(event) <= SAFE_BYTES and self._soon(event):
-                self._envelope.seq += 1
-            else:
-                await self._publish(event)
+        data = orjson.dumps(delta)
+        event = self._envelope.event(kind, data)
+        if len(event) <= SAFE_BYTES and self._soon(event):
+            self._envelope.seq += 1
             return
-        for piece in text_pieces(delta, room):
+        room = self._nc.max_payload - self._envelope.overhead
+        for piece in (data,) if len(data) <= room else text_pieces(delta, room):
             await self._publish(self._envelope.event(kind, piece))
 
     async def image(self, index: int, picture: Picture) -> None:

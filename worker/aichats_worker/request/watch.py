@@ -85,8 +85,11 @@ class Outlet(ABC):
     def _soon(self, payload: bytes) -> bool:
         """Publish an event without a wait. False where nothing was done, and it has to be sent."""
         now = time.monotonic()
-        if self._closed or now >= self._probe_due or not self._nc.publish_soon(self._subject, payload):
+        probe = self._probe if now >= self._probe_due else ""
+        if self._closed or not self._nc.publish_soon(self._subject, payload, probe):
             return False
+        if probe:
+            self._probe_due = now + self._keepalive / 2
         self._last = now
         self._bytes += len(payload)
         return True

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 import aiohttp
-from multidict import istr
+from multidict import CIMultiDict, istr
 from yarl import URL
 
 from aichats_worker.errors import DeadlineExceeded, WorkerError
@@ -113,8 +113,7 @@ class Upstream:
         """
         for _ in range(REDIRECTS_MAX):
             answer = await self.call(request)
-            target = _same_origin(answer, request.url)
-            if target is None:
+            if answer.ok or (target := _same_origin(answer, request.url)) is None:
                 return answer
             answer.close()
             request = replace(request, url=target)
@@ -183,7 +182,7 @@ def _same_origin(answer: HttpAnswer, url: URL) -> URL | None:
 
 def named(headers: Mapping[str, str]) -> Mapping[str, str]:
     """Return headers for many calls: of a plain name, each call makes a copy in lower case, and keeps it."""
-    return {istr(name): value for name, value in headers.items()}
+    return CIMultiDict((istr(name), value) for name, value in headers.items())
 
 
 def as_url(text: str) -> URL:

@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import time
+from collections.abc import Callable
 
 import nats
 import pytest
@@ -48,6 +49,25 @@ async def test_a_request_that_outlasts_the_drain_is_told_and_counted(nc: Client,
     assert (error.data.code, error.data.retryable) == ("shutting_down", True)
     assert await worker.wait() == 1
     assert '"cut_off": 1' in worker.log
+
+
+async def test_a_worker_whose_broker_has_died_under_an_answer_stops_as_any_other(
+    own_nats_server: Callable[..., NatsServer], spawn_worker: SpawnWorker
+) -> None:
+    server = own_nats_server()
+    worker = await spawn_worker(NATS_URL=server.url, WORKER_JOBS="off", WORKER_DRAIN_TIMEOUT_SECONDS="0.5")
+    nc = await nats.connect(server.url, allow_reconnect=False)
+    exchange = await Exchange(nc).send(REQ, b"[sim: words=300 pause=0.05]")
+    await exchange.event()
+    server.kill()
+    async with asyncio.timeout(60):
+        while '"broker disconnected"' not in worker.log:
+            await asyncio.sleep(0.02)
+    worker.send(signal.SIGTERM)
+    assert await worker.wait() == 1
+    assert '"cut_off": 1, "event": "stopped"' in worker.log
+    assert "Traceback" not in worker.log
+    await nc.close()
 
 
 async def test_a_second_signal_ends_at_once(nc: Client, spawn_worker: SpawnWorker) -> None:

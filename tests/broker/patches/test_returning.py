@@ -18,6 +18,7 @@ from nats.errors import FlushTimeoutError
 
 from aichats_worker.broker.access import Identity
 from aichats_worker.broker.connecting import Connection
+from aichats_worker.broker.patches.returning import transport_of
 from tests.broker.identities import Key
 from tests.broker.pair import MakeServer, pair
 from tests.broker.test_returning import users
@@ -275,3 +276,26 @@ async def test_whoever_waits_for_a_delivery_may_be_cancelled(link: Link, ours: A
     link.down.set()
     assert await nc.delivered(nc.breaks)
     assert nc.breaks == 0
+
+
+def test_a_socket_that_has_ended_is_no_defect_on_uvloop(nats_server: NatsServer) -> None:
+    """uvloop raises where something is written to one, and asyncio does not; nats-py sees the end a moment later."""
+    uvloop = pytest.importorskip("uvloop", reason="there is no uvloop here")
+
+    async def cut() -> None:
+        nc = Connection(Identity)
+        await nc.reach([nats_server.url], **OPTIONS)
+        for _ in range(2):
+            await until(lambda: nc.is_connected)
+            transport_of(nc._transport).abort()  # type: ignore[union-attr]
+            with pytest.raises(NatsError):
+                await nc.flush()
+            await nc._send_ping()
+            assert not await nc.delivered(nc.breaks)
+        await until(lambda: nc.is_connected)
+        transport_of(nc._transport).abort()  # type: ignore[union-attr]
+        await nc.publish("said.late", b"1")
+        await nc.close()
+        assert nc.is_closed
+
+    uvloop.run(asyncio.wait_for(cut(), 60))

@@ -14,6 +14,8 @@ from nats.errors import ConnectionClosedError, MaxPayloadError, OutboundBufferLi
 
 from aichats_worker.broker.access import Identity
 from aichats_worker.broker.connecting import Connection
+from aichats_worker.broker.patches.returning import transport_of
+from aichats_worker.broker.patches.subscribing import settle
 from aichats_worker.broker.patches.writing import SHORT_WAY_MAX_BYTES
 from tests.broker.pair import MakeServer
 from tests.direct.test_corridor import until
@@ -113,6 +115,15 @@ async def test_what_the_socket_does_not_take_is_bounded_and_arrives(
     server.send(signal.SIGCONT)
     assert 0 < most < 4 * SHORT_WAY_MAX_BYTES
     assert [int(message.data.rstrip(b"\0")) for message in await heard(listener, said)] == list(range(said))
+
+
+async def test_what_is_said_as_the_socket_ends_goes_out_on_the_next_connection(ours: Ours) -> None:
+    nc = await ours(max_reconnect_attempts=-1)
+    listener = await nc.subscribe("said.*")
+    await settle(nc)
+    assert nc.publish_soon("said.late", b"1")
+    transport_of(nc._transport).abort()  # type: ignore[union-attr]
+    assert [message.data for message in await heard(listener, 1)] == [b"1"]
 
 
 async def test_what_is_refused_is_refused_as_before(ours: Ours) -> None:

@@ -14,9 +14,9 @@ _typed: dict[str, str] = {}  # by option; a process runs one command
 
 
 def take_note(option: str, value: str | None) -> None:
-    """Take note of what was typed for an option; None for what was not."""
+    """Take note of what was typed for an option; nothing, or None, for what was not."""
     _typed.pop(option, None)
-    if value is not None:
+    if value:
         _typed[option] = value
 
 

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
 from nats.aio.client import Client
+from nats.errors import ConnectionReconnectingError
 from nats.errors import Error as NatsError
 from nats.protocol.parser import STALE_CONNECTION
 
@@ -98,7 +99,7 @@ class ComesBack(Client):
             pong: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
             self._listening.add(pong)
             try:
-                if self.is_connected:
+                if self.is_connected and not self._is_cut:
                     await self._send_ping(pong)
                 await asyncio.wait({pong})  # nats-py breaks on the PONG of one that was cancelled
             finally:
@@ -111,6 +112,23 @@ class ComesBack(Client):
         for pong in self._listening:
             if not pong.done():
                 pong.set_result(False)
+
+    @property
+    def _is_cut(self) -> bool:
+        """Whether the socket is closed, which nats-py sees a moment later. What is written then, uvloop raises for."""
+        below = transport_of(self._transport)
+        return below is not None and below.is_closing()
+
+    async def _send_ping(self, future: Any = None) -> None:
+        if not self._is_cut:
+            await super()._send_ping(future)
+        elif future is not None:
+            raise ConnectionReconnectingError
+
+    async def _close(self, status: int, do_cbs: bool = True) -> None:
+        if self._is_cut:
+            self._pending, self._pending_data_size = [], 0
+        await super()._close(status, do_cbs)
 
     async def _process_op_err(self, e: Exception) -> None:
         if not (self.is_closed or self.is_reconnecting):

@@ -48,8 +48,8 @@ class TakesDirectly(Client):
         named = await self._process_headers(headers)
         try:
             take(self._build_message(sid, subject, reply, data, named))
-        except Exception as error:  # noqa: BLE001 - whatever it was, the next message is read
-            await self._error_cb(error)
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - whatever it was, the next message is read
+            await self._error_cb(error)  # type: ignore[arg-type]
 
 
 async def settle(nc: Client) -> None:

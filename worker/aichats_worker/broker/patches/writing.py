@@ -67,7 +67,9 @@ class PublishesSoon(ComesBack):
         if not self._pending or self._status != Client.CONNECTED:
             return  # it is written already, or goes out on the next connection
         writer = getattr(self._transport, "_io_writer", None)  # a websocket has none: it frames each message
-        if writer is not None and not writer.is_closing() and not writer.transport.get_write_buffer_size():
+        if writer is not None and writer.is_closing():
+            return  # nats-py will see that, and writes it on the next connection
+        if writer is not None and not writer.transport.get_write_buffer_size():
             writer.writelines(self._pending)
             self._pending = []
             self._pending_data_size = 0

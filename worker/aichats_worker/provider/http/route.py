@@ -70,7 +70,7 @@ class Route:
             Misconfigured: HTTPS_PROXY is no proxy's URL.
         """
         if asked or self.proxy or not self.environment.https_proxy:
-            return asked or self.proxy
+            return asked or self.proxy or None
         return _of_environment(self.environment, *_place(str(url)))
 
 

@@ -14,7 +14,16 @@ import threading
 from pathlib import Path
 
 from tests.forking import NUMBER_BYTES
-from tests.processes import READ, ROOT, RUN, STOP_TIMEOUT_SECONDS, Running, WorkerProcess, clean_environment
+from tests.processes import (
+    READ,
+    ROOT,
+    RUN,
+    START_TIMEOUT_SECONDS,
+    STOP_TIMEOUT_SECONDS,
+    Running,
+    WorkerProcess,
+    clean_environment,
+)
 
 PLACE = "TESTS_FORKING_AT"  # in the environment: where one of pytest's processes has started it, it serves all of them
 
@@ -49,16 +58,23 @@ class Forked:
             start_forking()
         self.returncode: int | None = None
         self._asked = socket.socket(socket.AF_UNIX)
+        self._asked.settimeout(START_TIMEOUT_SECONDS)
         self._asked.connect(os.environ[PLACE])
-        socket.send_fds(self._asked, [json.dumps(environment).encode()], [log])
+        sent = json.dumps(environment).encode()
+        socket.send_fds(self._asked, [len(sent).to_bytes(NUMBER_BYTES)], [log])
+        self._asked.sendall(sent)
         self.pid = int.from_bytes(self._asked.recv(NUMBER_BYTES))
         assert self.pid, "nothing was forked"
+        self._asked.settimeout(None)  # how long it runs is the test's
         self._waiting = threading.Thread(target=self._wait, daemon=True)
         self._waiting.start()
 
     def _wait(self) -> None:
         with self._asked:
-            self.returncode = int.from_bytes(self._asked.recv(NUMBER_BYTES), signed=True)
+            status = self._asked.recv(NUMBER_BYTES)
+        if not status:  # whoever would tell it has died
+            self.kill()
+        self.returncode = int.from_bytes(status, signed=True) if status else -signal.SIGKILL
 
     def poll(self) -> int | None:
         return self.returncode
@@ -89,7 +105,8 @@ class ForkedWorker(WorkerProcess):
         self.command = []
 
     def _launch(self, settings: dict[str, str]) -> Running:
-        if self.command or not all(name.startswith(READ) for name in settings):  # others may read as they are imported
+        others = not all(name.startswith(READ) for name in settings)  # which may be read as something is imported
+        if self.command or others or sys.platform != "linux":
             self.command = self.command or RUN
             return super()._launch(settings)
         with self.log_path.open("ab") as log:

@@ -14,7 +14,6 @@ import sys
 
 from aichats_worker.__main__ import imported
 
-ENVIRONMENT_BYTES_MAX = 2**17
 NUMBER_BYTES = 4
 
 
@@ -41,14 +40,18 @@ def _bury() -> None:
 
 def _parent(asked: socket.socket) -> None:
     """Fork the worker, and tell of it: its status is its parent's to know."""
-    environment, (log,), _, _ = socket.recv_fds(asked, ENVIRONMENT_BYTES_MAX, 1)
+    size, (log,), _, _ = socket.recv_fds(asked, NUMBER_BYTES, 1)
+    environment = asked.recv(int.from_bytes(size), socket.MSG_WAITALL)
     pid = os.fork()
     if pid == 0:
         return _worker(json.loads(environment), log)
     os.close(log)
     asked.sendall(pid.to_bytes(NUMBER_BYTES))
+    if asked.fileno() in select.select([asked.fileno(), os.pidfd_open(pid)], [], [])[0]:
+        os.kill(pid, signal.SIGKILL)  # whoever asked for it is gone
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    asked.sendall(status.to_bytes(NUMBER_BYTES, signed=True))
+    with contextlib.suppress(BrokenPipeError):
+        asked.sendall(status.to_bytes(NUMBER_BYTES, signed=True))
     os._exit(0)
 
 

@@ -1,8 +1,10 @@
 """A forked worker is to a test what one is that was started from nothing."""
 
+import asyncio
 import json
 import re
 import signal
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import SpawnWorker
+from tests.forked import Forked
 from tests.processes import RUN, WorkerProcess
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what the system knows of a process is read in /proc")
@@ -49,6 +52,16 @@ async def test_its_status_is_told(spawn_worker: SpawnWorker) -> None:
     killed = await spawn_worker(ready=False)
     killed.send(signal.SIGKILL)
     assert await killed.wait() == -signal.SIGKILL
-    wrong = await spawn_worker(ready=False, WORKER_CONCURRENCY_MAX="none")
+    wrong = await spawn_worker(ready=False, WORKER_CONCURRENCY_MAX="none", PROVIDER_LONG="x" * 100_000)
     assert await wrong.wait() == 2
     assert "WORKER_CONCURRENCY_MAX" in wrong.log
+
+
+async def test_it_ends_with_whoever_has_asked_for_it(spawn_worker: SpawnWorker) -> None:
+    worker = await spawn_worker(WORKER_JOBS="off")
+    assert isinstance(worker.process, Forked)
+    worker.process._asked.shutdown(socket.SHUT_RDWR)
+    assert await worker.wait() == -signal.SIGKILL
+    async with asyncio.timeout(30):
+        while Path(f"/proc/{worker.process.pid}").exists():
+            await asyncio.sleep(0.02)

@@ -18,6 +18,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import MaxPayloadError
 
+from aichats_worker.app import App
 from aichats_worker.broker.access import Identity
 from aichats_worker.broker.connecting import Connection
 from aichats_worker.broker.patches.subscribing import leave, settle, take_directly
@@ -110,6 +111,12 @@ async def test_what_is_taken_directly_is_never_too_much_and_an_error_ends_nothin
     await worker.close()
     assert taken == [(b"%d" % n, "a.b", {"A": "b"}) for n in range(100)]
     assert [type(error) for error in told] == [LookupError]
+
+
+async def test_a_workers_core_requests_are_taken_directly(worker: App) -> None:
+    assert worker._nc is not None
+    taken = [subscription.subject for subscription in worker._nc._subs.values() if hasattr(subscription._cb, "take")]
+    assert sorted(taken) == [f"ai.v1.{mode}.{kind}.*" for mode in ("ask", "req") for kind in ("image", "text")]
 
 
 async def test_settle_is_a_barrier_for_subscriptions_and_leave_for_their_end(nc: Client, other: Client) -> None:

@@ -81,10 +81,24 @@ async def test_a_stray_cancellation_of_one_job_leaves_the_others_and_the_subscri
     assert await broker.dead() == []
 
 
+async def test_nats_py_drops_what_does_not_fit_a_subscriptions_queue(nc: Client, other: Client) -> None:
+    got: list[bytes] = []
+
+    async def take(message: Msg) -> None:
+        got.append(message.data)
+
+    await other.subscribe("pinned.queue", cb=take, pending_msgs_limit=1)
+    await settle(other)
+    for n in range(100):
+        await nc.publish("pinned.queue", b"%d" % n)
+    await settle(nc)
+    await settle(other)
+    assert 0 < len(got) < 100
+
+
 async def test_what_is_taken_directly_is_never_too_much_and_an_error_ends_nothing(
     nats_server: NatsServer, nc: Client
 ) -> None:
-    """nats-py drops what does not fit the queue between its reader and the subscriber: there is none."""
     taken: list[tuple[bytes, str, dict[str, str] | None]] = []
     told: list[Exception] = []
 

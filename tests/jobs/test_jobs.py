@@ -232,8 +232,8 @@ async def test_a_reply_subject_that_is_no_inbox_makes_a_dead_letter(
 
 
 async def test_a_long_job_keeps_its_lease(broker: Broker, start_jobs: StartJobs, simulator: Simulator) -> None:
-    await start_jobs(worker_ack_wait_seconds=1)
-    await start_jobs(worker_ack_wait_seconds=1)
+    await start_jobs(worker_ack_wait_seconds=2)
+    await start_jobs(worker_ack_wait_seconds=2)
     await broker.submit("[sim: words=6 pause=1]")
     events = await broker.end()
     assert events[-1].type == "done"
@@ -489,7 +489,7 @@ async def test_a_stale_delivery_that_is_given_back_takes_the_job_from_nobody(
     broker: Broker, start_jobs: StartJobs, start_worker: StartWorker
 ) -> None:
     """It comes out of the socket of a worker that was cut off for longer than ack_wait, and has no slot for it now."""
-    settings = {"worker_ack_wait_seconds": 1, "worker_attempts_max": 1, "worker_concurrency_max": 1}
+    settings = {"worker_ack_wait_seconds": 3, "worker_attempts_max": 1, "worker_concurrency_max": 1}
     async with linked(broker.server.port) as link:
         late = await start_worker(nats_url=link.url, worker_jobs=True, **settings)
         await serving_jobs(late)

@@ -1,6 +1,5 @@
 """A forked worker is to a test what one is that was started from nothing."""
 
-import asyncio
 import json
 import re
 import signal
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import SpawnWorker
+from tests.direct.test_corridor import until
 from tests.forked import Forked
 from tests.processes import RUN, WorkerProcess
 
@@ -62,6 +62,5 @@ async def test_it_ends_with_whoever_has_asked_for_it(spawn_worker: SpawnWorker) 
     assert isinstance(worker.process, Forked)
     worker.process._asked.shutdown(socket.SHUT_RDWR)
     assert await worker.wait() == -signal.SIGKILL
-    async with asyncio.timeout(30):
-        while Path(f"/proc/{worker.process.pid}").exists():
-            await asyncio.sleep(0.02)
+    gone = Path(f"/proc/{worker.process.pid}")
+    await until(lambda: not gone.exists())

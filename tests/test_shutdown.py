@@ -11,6 +11,7 @@ from nats.aio.client import Client
 
 from aichats_worker.broker.stopping import STOP_SECONDS
 from tests.conftest import SpawnWorker
+from tests.direct.test_corridor import until
 from tests.processes import NatsServer
 from tests.requester import Exchange, ask
 
@@ -60,9 +61,7 @@ async def test_a_worker_whose_broker_has_died_under_an_answer_stops_as_any_other
     exchange = await Exchange(nc).send(REQ, b"[sim: words=300 pause=0.05]")
     await exchange.event()
     server.kill()
-    async with asyncio.timeout(60):
-        while '"broker disconnected"' not in worker.log:
-            await asyncio.sleep(0.02)
+    await until(lambda: '"broker disconnected"' in worker.log)
     worker.send(signal.SIGTERM)
     assert await worker.wait() == 1
     assert '"cut_off": 1, "event": "stopped"' in worker.log

@@ -161,11 +161,11 @@ class _Request(_Shape):
         data = _without_nulls(data)
         request = handler(data)
         if isinstance(data, dict):
-            known = request.__dict__  # where cached properties keep their values; a private attribute costs 8 us
+            kept = request.__dict__  # where cached properties keep their values; a private attribute costs 8 us
             if data.keys() <= _FIELDS:  # as most are
-                known["options"], known["ignored"] = {}, ()
+                kept["options"], kept["ignored"] = {}, ()
             else:
-                known["ignored"] = tuple(key for key in data if key not in cls._known)
+                kept["ignored"] = tuple(key for key in data if key not in cls._known)
         if (request.prompt is None) == (request.messages is None):
             raise ValueError("give exactly one of prompt and messages")
         return request

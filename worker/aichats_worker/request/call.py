@@ -156,8 +156,6 @@ def model_of(request: TextRequest | ImageRequest, models: Mapping[str, object]) 
 
 def ignored_by(request: TextRequest | ImageRequest) -> tuple[str, ...]:
     """Return the fields that were sent and mean nothing here, as they may be shown."""
-    if not request.ignored:
-        return ()
     return tuple(_shown(name) for name in request.ignored[:IGNORED_NAMED_MAX])
 
 

@@ -84,7 +84,10 @@ class Reply(Outlet):
             self._envelope.seq += 1
             return
         room = self._nc.max_payload - self._envelope.overhead
-        for piece in (data,) if len(data) <= room else text_pieces(delta, room):
+        if len(data) <= room:
+            await self._publish(event)
+            return
+        for piece in text_pieces(delta, room):
             await self._publish(self._envelope.event(kind, piece))
 
     async def image(self, index: int, picture: Picture) -> None:

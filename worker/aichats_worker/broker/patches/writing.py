@@ -64,11 +64,9 @@ class PublishesSoon(ComesBack):
     def _write(self) -> None:
         """Write what was published. What the socket does not take at once is the flusher's, which waits for it."""
         self._write_is_due = False
-        if not self._pending or self._status != Client.CONNECTED:
+        if not self._pending or self._status != Client.CONNECTED or self._is_cut:
             return  # it is written already, or goes out on the next connection
         writer = getattr(self._transport, "_io_writer", None)  # a websocket has none: it frames each message
-        if writer is not None and writer.is_closing():
-            return  # nats-py will see that, and writes it on the next connection
         if writer is not None and not writer.transport.get_write_buffer_size():
             writer.writelines(self._pending)
             self._pending = []

@@ -104,11 +104,7 @@ class AiChats:
             WorkerError: What the provider did instead. Closing the generator closes the connection.
         """
         # Flattened by the call itself: the whole conversation once more would be held for as long as the answer takes.
-        return deltas(
-            lambda: self._send("chat", flattened(question.messages), question),
-            AiChatsDecoder(),
-            _TEXT,
-        )
+        return deltas(lambda: self._send("chat", flattened(question.messages), question), AiChatsDecoder(), _TEXT)
 
     async def images(self, question: Question) -> AsyncGenerator[Picture | Finish, None]:
         """Yield the image of the last message, and one Finish at the end.

@@ -158,8 +158,7 @@ def http_answer(
     response: aiohttp.ClientResponse, first: bytes | None, stall: float, on_close: Callable[[], object]
 ) -> HttpAnswer:
     """Make an answer of what the library has; its arguments are HttpAnswer's."""
-    encoding = _encoding(response.headers)
-    kind = PackedAnswer if encoding and is_packed(encoding) else HttpAnswer
+    kind = PackedAnswer if is_packed(_encoding(response.headers)) else HttpAnswer
     return kind(response, first, stall, on_close)
 
 

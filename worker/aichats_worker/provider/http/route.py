@@ -69,8 +69,10 @@ class Route:
         Raises:
             Misconfigured: HTTPS_PROXY is no proxy's URL.
         """
-        if asked or self.proxy or not self.environment.https_proxy:
-            return asked or self.proxy or None
+        if chosen := asked or self.proxy:
+            return chosen
+        if not self.environment.https_proxy:
+            return None
         return _of_environment(self.environment, *_place(str(url)))
 
 
@@ -83,7 +85,7 @@ def _place(url: str) -> tuple[str, str]:
 @lru_cache(maxsize=_HOSTS_MAX)
 def _of_environment(environment: Environment, scheme: str, host: str) -> str | None:
     proxy = environment.https_proxy
-    if scheme != "https" or not proxy or proxy_bypass_environment(host, {"no": environment.no_proxy}):
+    if scheme != "https" or proxy_bypass_environment(host, {"no": environment.no_proxy}):
         return None
     proxy = proxy if "://" in proxy else f"http://{proxy}"
     try:

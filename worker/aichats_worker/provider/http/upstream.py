@@ -113,7 +113,8 @@ class Upstream:
         """
         for _ in range(REDIRECTS_MAX):
             answer = await self.call(request)
-            if answer.ok or (target := _same_origin(answer, request.url)) is None:
+            target = _same_origin(answer, request.url)
+            if target is None:
                 return answer
             answer.close()
             request = replace(request, url=target)

@@ -175,8 +175,10 @@ class Executor:
             item = answer.first
             while not isinstance(item, Finish):
                 meter.count(item)
-                await (writer.reasoning(item) if isinstance(item, Reasoning) else writer.text(item))
-                run.check()
+                rest = writer.reasoning(item) if isinstance(item, Reasoning) else writer.text(item)
+                if rest is not None:
+                    await rest
+                    run.check()
                 item = await anext(answer.rest)
             answer.traced.finished(item.finish_reason, item.model, item.usage)
         return item

@@ -29,14 +29,17 @@ from aichats_worker.telemetry.account import Sent
 SAFE_BYTES: Final = 8 * 1024
 RESULT_SECONDS: Final = 5.0  # for the broker's word that it has taken a result
 
+# What is left to be waited for, which does nothing before; None where a piece is out: that is the usual way of a delta.
+Rest = Coroutine[Any, Any, None] | None
+
 
 class Writer(Protocol):
     """Where an answer goes while it is made."""
 
-    async def text(self, delta: str) -> None:
+    def text(self, delta: str) -> Rest:
         """Take a piece of the answer."""
 
-    async def reasoning(self, delta: str) -> None:
+    def reasoning(self, delta: str) -> Rest:
         """Take a piece of the model's reasoning."""
 
     async def image(self, index: int, picture: Picture) -> None:
@@ -67,25 +70,28 @@ class Reply(Outlet):
         self._last_event: float | None = None
         self._breaks: int | None = None  # of the connection, before the first event that was large
 
-    def text(self, delta: str) -> Coroutine[Any, Any, None]:
+    def text(self, delta: str) -> Rest:
         """Publish a piece of text, split where it is too large for one message."""
         return self._pieces(b"response", delta)
 
-    def reasoning(self, delta: str) -> Coroutine[Any, Any, None]:
+    def reasoning(self, delta: str) -> Rest:
         """Publish a piece of the model's reasoning."""
         return self._pieces(b"reasoning", delta)
 
-    async def _pieces(self, kind: bytes, delta: str) -> None:
+    def _pieces(self, kind: bytes, delta: str) -> Rest:
         if self._first is None:
             self._first = time.monotonic()
         data = orjson.dumps(delta)
-        event = self._envelope.event(kind, data)
-        if len(event) <= SAFE_BYTES and self._soon(event):
+        is_small = len(data) + self._envelope.overhead <= SAFE_BYTES
+        if is_small and self._soon(self._envelope.event(kind, data)):
             self._envelope.seq += 1
-            return
+            return None
+        return self._in_pieces(kind, delta, data)
+
+    async def _in_pieces(self, kind: bytes, delta: str, data: bytes) -> None:
         room = self._nc.max_payload - self._envelope.overhead
         if len(data) <= room:
-            await self._publish(event)
+            await self._publish(self._envelope.event(kind, data))
             return
         for piece in text_pieces(delta, room):
             await self._publish(self._envelope.event(kind, piece))
@@ -174,12 +180,12 @@ class Ask(Reply):
         self._images: list[Picture] = []
         self.hush()
 
-    async def text(self, delta: str) -> None:
+    def text(self, delta: str) -> None:
         """Collect a piece of text."""
         self._content()
         self._texts.append(delta)
 
-    async def reasoning(self, delta: str) -> None:
+    def reasoning(self, delta: str) -> None:
         """Collect a piece of the model's reasoning."""
         self._content()
         self._reasoning.append(delta)

@@ -67,8 +67,8 @@ class PublishesSoon(ComesBack):
         if not self._pending or self._status != Client.CONNECTED or self._is_cut:
             return  # it is written already, or goes out on the next connection
         writer = getattr(self._transport, "_io_writer", None)  # a websocket has none: it frames each message
-        if writer is not None and not writer.transport.get_write_buffer_size():
-            writer.writelines(self._pending)
+        if writer is not None and not (below := writer.transport).get_write_buffer_size():
+            below.writelines(self._pending)
             self._pending = []
             self._pending_data_size = 0
         elif self._flush_queue is not None and self._flush_queue.empty():

@@ -23,6 +23,9 @@ _TRYLIMIT: Final = b"trylimit"
 _DATA: Final = b"data: "
 _BETWEEN: Final = b"\n\n" + _DATA  # two deltas
 _EVENT: Final = b"\nevent:"
+# Looked for as numbers, as in decoding/lines.py.
+_LF: Final = ord("\n")
+_BACKSLASH: Final = ord("\\")
 
 
 class AiChatsDecoder:
@@ -145,9 +148,10 @@ def _deltas_of(whole: bytes) -> bytes | None:
     body = whole.strip(b"\n")
     if not body.startswith(_DATA):
         return None if body else b""
-    deltas = body[len(_DATA) :].split(_BETWEEN)
-    if body.count(b"\n") != 2 * (len(deltas) - 1):
+    deltas = body[len(_DATA) :]
+    said = deltas.replace(_BETWEEN, b"")
+    if _LF in said:  # other lines, or no blank one between two
         return None
-    if b"\\" in body:
-        deltas = [delta.replace(b"\\n", b"\n") for delta in deltas]
-    return b"".join(deltas)
+    if _BACKSLASH in said:
+        return b"".join([delta.replace(b"\\n", b"\n") for delta in deltas.split(_BETWEEN)])
+    return said

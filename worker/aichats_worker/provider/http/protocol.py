@@ -6,6 +6,7 @@ waits is two coroutines inside each other, around a timer that nobody has set. A
 connection is there, which aiohttp tells through ten calls of its tracing where one does.
 """
 
+import asyncio
 from collections.abc import Callable
 from contextvars import ContextVar
 from functools import partial
@@ -25,6 +26,7 @@ class Body(StreamReader):
     """A body whose chunks nobody asks for one by one: what HTTP cut is joined when it is read, in one go."""
 
     __slots__ = ()
+    _protocol: "Protocol"
 
     def begin_http_chunk_receiving(self) -> None:
         """Nothing: where a chunk begins is of use to readchunk() alone."""
@@ -50,30 +52,36 @@ class Body(StreamReader):
             self._protocol.pause_reading()
         return False
 
-    async def readany(self) -> bytes:
-        """Return what has arrived, waiting for something; empty at the end.
+    def take(self) -> bytes | None:
+        """Return what has arrived, empty at the end; None where something has to be waited for.
 
         Where the body was cut, what came before is given out first: aiohttp's own keeps it for itself.
         """
-        while not self._buffer:
+        if not self._buffer:
             if self._exception is not None:
                 raise self._exception
-            if self._eof:
-                return b""
-            if self._waiter is not None or not self._protocol.connected:
-                raise RuntimeError("somebody else reads this body, or its connection was closed here")
-            self._waiter = self._loop.create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
+            return b"" if self._eof else None
         if self._buffer_offset:  # something was read by its length
             return self._read_nowait(-1)
         data = self._buffer[0] if len(self._buffer) == 1 else b"".join(self._buffer)
         self._buffer.clear()
         self._size = 0
         self._cursor += len(data)
-        self._protocol.resume_reading()
+        if self._protocol.was_paused:
+            self._protocol.resume_reading()
+        return data
+
+    def arrival(self) -> asyncio.Future[None]:
+        """Return what is done once there is something to take. One at a time waits for it."""
+        if (self._waiter is not None and not self._waiter.done()) or not self._protocol.connected:
+            raise RuntimeError("somebody else reads this body, or its connection was closed here")
+        self._waiter = arrival = self._loop.create_future()
+        return arrival
+
+    async def readany(self) -> bytes:
+        """Return what has arrived, waiting for something; empty at the end."""
+        while (data := self.take()) is None:
+            await self.arrival()
         return data
 
 

@@ -13,6 +13,7 @@ LEARNED_MAX: Final = 4  # that were of no use: a server may send something new i
 CHUNK_MAX_BYTES: Final = 4096  # a longer one holds more than its text
 _CONTENT: Final = b'"content":'
 _MARKS: Final = (".", "!")
+_LF: Final = ord("\n")
 
 
 class Alike:
@@ -38,7 +39,7 @@ class Alike:
         if end < len(self._begin):
             return "", lines
         quoted = lines[len(self._begin) : end]
-        text = _joined(quoted, self._between) if b"\n" in quoted else _read(quoted)
+        text = _joined(quoted, self._between) if _LF in quoted else _read(quoted)
         if text is None:
             return "", lines
         self._left = LEARNED_MAX

@@ -60,6 +60,11 @@ def test_an_attribute_is_its_name_and_value_of_its_own_type(name: str, value: An
         assert same(plain(of_span.value), told(value))
 
 
+@given(TEXTS, st.text(max_size=2 * messages.SHORT_MAX_BYTES))
+def test_a_text_that_does_not_repeat_is_written_like_any_other(name: str, text: str) -> None:
+    assert messages.TextSaid(name)(text) == messages.said_once(name, text)
+
+
 def test_what_is_equal_and_of_another_type_is_not_taken_for_it() -> None:
     values = (1, True, 1.0, 0, False, 0.0)
     read = [plain(Span.FromString(messages.said("aichats.some", value)).attributes[0].value) for value in values]
@@ -74,6 +79,7 @@ def test_what_repeats_is_kept_in_bounds() -> None:
 
 def test_half_a_surrogate_pair_ends_no_request() -> None:
     assert plain(KeyValue.FromString(messages.attribute("name", "a\ud800b")).value) == "a?b"
+    assert messages.TextSaid("name")("a\ud800b") == messages.said_once("name", "a\ud800b")
 
 
 @given(st.dictionaries(TEXTS, VALUES, max_size=30), st.binary(min_size=16, max_size=16), st.integers(1, 20))

@@ -16,6 +16,7 @@ from aichats_worker.tracing.protobuf import eight, four, head, pack_fraction, pa
 
 # Of what repeats, such as tenants, models, outcomes and counts: half a MB in all. The longest is a tenant or a model.
 REPEATED_MAX: Final = 1024
+SHORT_MAX_BYTES: Final = 64  # as an id is
 CLIENT, CONSUMER = 3, 5
 
 _TRACE_ID, _SPAN_ID, _ABOVE = head(1, 16), head(2, 8), head(4, 8)
@@ -60,6 +61,23 @@ def said_once(name: str, value: Any) -> Piece:
 
 # The same of one whose values repeat. Types are told apart, since 1, 1.0 and True are equal.
 said = lru_cache(REPEATED_MAX, typed=True)(said_once)
+
+
+class TextSaid:
+    """An attribute whose texts do not repeat, and are short: what stands before one depends on its length alone.
+
+    Args:
+        name: The attribute's.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._heads = [said_once(name, "." * length)[: -length or None] for length in range(SHORT_MAX_BYTES + 1)]
+
+    def __call__(self, text: str) -> Piece:
+        """Return the attribute of one."""
+        value = text.encode(errors="replace")
+        return self._heads[len(value)] + value if len(value) <= SHORT_MAX_BYTES else said_once(self._name, text)
 
 
 def fraction_said(name: str) -> bytes:

@@ -21,6 +21,8 @@ def varint(number: int) -> bytes:
     """Return a whole number in 7 bits a byte, the lowest first; a negative one as 64 bits, in two's complement."""
     if 0 <= number < 1 << 7:
         return _BYTE[number]
+    if 0 <= number < 1 << 14:  # the size of a span
+        return bytes((number & 0x7F | 0x80, number >> 7))
     left, found = number & 0xFFFF_FFFF_FFFF_FFFF, bytearray()
     while left > 0x7F:
         found.append(left & 0x7F | 0x80)

@@ -23,6 +23,7 @@ from aichats_worker.tracing.trace import UNASKED, CallTrace, RequestTrace, Trace
 
 HandOver = Callable[[SpanMessage], object]
 
+_ID: Final = messages.TextSaid("messaging.message.id")
 _FIRST: Final = messages.event_named("first piece of the answer", {})
 _TIME_TO_FIRST: Final = messages.fraction_said("gen_ai.response.time_to_first_chunk")
 _OPERATIONS: Final[Mapping[Kind, str]] = {"text": "chat", "image": "generate_content"}
@@ -65,7 +66,7 @@ class Spans:
             return _RequestSpan(position, None, self._hand_over)
         span = messages.begun(kind.piece, position.trace_id, position.span_id)
         span += (
-            said_once("messaging.message.id", call.id),
+            _ID(call.id),
             said("messaging.message.body.size", len(call.body)),
             said("aichats.attempt", call.attempt),
         )

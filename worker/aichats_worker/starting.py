@@ -11,7 +11,11 @@ from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
-from typing import Any
+from typing import Any, Final
+
+# Objects that are made before any of them is looked at. Python's own 700 are those of two requests, which are at work
+# still, so that each is looked at for nothing.
+YOUNG_MAX: Final = 5000
 
 
 class _Later(ModuleType):
@@ -55,4 +59,5 @@ def begun() -> None:
     """Collect garbage from now on, among what is made from now on."""
     if not gc.isenabled():
         gc.freeze()
+        gc.set_threshold(YOUNG_MAX)
         gc.enable()

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from aichats_schemas.events import Usage
 from aichats_schemas.requests import Message
@@ -37,7 +37,8 @@ class Question:
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
-class Finish(NamedTuple):
+@dataclass(slots=True)  # not frozen: one for each request, and what is known of it comes from three floors
+class Finish:
     """How the provider ended its answer.
 
     Attributes:

@@ -112,7 +112,9 @@ async def deltas(
             _check(answer, decoder, who, started=started)
         except (LineTooLong, WorkerError) as error:
             raise _told(error, decoder, started=started) from None
-        yield decoder.end()._replace(provider=who.provider, model=who.model)
+        end = decoder.end()
+        end.provider, end.model = who.provider, who.model
+        yield end
 
 
 def _taken(decoder: Decoder, who: Answering) -> Reasoning | None:

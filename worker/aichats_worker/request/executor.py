@@ -92,7 +92,7 @@ class Executor:
         """Take one delivery to its end. Raises nothing."""
         account = run.account
         account.queued_seconds = delivery.queued_seconds
-        outcome: Outcome = Internal("the end could not be published")
+        outcome: Outcome | None = None
         try:
             with (
                 # The trace is around the count and the log, which names it.
@@ -106,12 +106,13 @@ class Executor:
                     outcome = await delivery.settle(run, found)
                 except Exception:  # the last frame of a request: there is nobody left to tell
                     log.exception("end not published", id=delivery.call.id)
+                    outcome = _unpublished()
                 account.ended(run.charged(outcome))
                 account.sent = writer.sent
                 traced.ended(account.outcome, account.error, account.usage)
         finally:
             self.runs.release(run)
-            run.end(outcome)
+            run.end(_unpublished() if outcome is None else outcome)
 
     async def _outcome(self, delivery: Delivery, run: Run, writer: Writer, has_slot: bool) -> Outcome:
         """The one place that turns whatever happens to a request into its outcome."""
@@ -195,3 +196,7 @@ class Executor:
                 item = await anext(answer.rest)
             answer.traced.finished(item.finish_reason, item.model, item.usage)
         return item
+
+
+def _unpublished() -> Internal:
+    return Internal("the end could not be published")

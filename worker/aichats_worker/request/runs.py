@@ -110,7 +110,7 @@ class Runs:
 
     def spawn(self, work: Coroutine[Any, Any, object], name: str) -> None:
         """Run a coroutine in a task of its own, which a drain waits for."""
-        task = asyncio.create_task(work, name=name)
+        task = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

@@ -29,9 +29,9 @@ class Meter:
         self._output += len(text)
 
     def finished(self, finish: Finish) -> Finish:
-        """Return how the provider ended, with its usage: the provider's own, else an estimate."""
-        self._counted = finish.usage or self._estimate()
-        return finish._replace(usage=self._counted)
+        """Return how the provider ended, and see that its usage is there: the provider's own, else an estimate."""
+        self._counted = finish.usage = finish.usage or self._estimate()
+        return finish
 
     def spent(self) -> Usage | None:
         """Return what was used until now; None where nothing was made."""

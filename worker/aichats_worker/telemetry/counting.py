@@ -3,6 +3,7 @@
 All that can be counted begins at zero, so that the first of its kind is seen as a rise.
 """
 
+import logging
 import platform
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -170,8 +171,9 @@ class Telemetry:
             self._count_tokens(account.kind, account.usage)
         if account.outcome != HandedOver.label:
             self._count(account, seconds, first_seconds)
-        tell = log.warning if account.is_failure else log.info
-        tell("request ended", **account.line(seconds, first_seconds))
+        level = logging.WARNING if account.is_failure else logging.INFO
+        if log.is_enabled_for(level):  # the line is a good part of what a short request costs
+            log.log(level, "request ended", **account.line(seconds, first_seconds))
 
     def _time(self, account: Account, seconds: float, first_seconds: float | None) -> None:
         both = account.mode, account.kind

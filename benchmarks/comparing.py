@@ -58,7 +58,7 @@ class Load:
 LOADS: Final = (
     Load("deltas in bursts", "burst 200", 300, 50, 200),
     Load("deltas at 50 a second", "paced 150 20", 200, 200, 150),
-    Load("short requests", "burst 1", 400, 8, 1),
+    Load("short requests", "burst 1", 2000, 8, 1),
     Load("first delta, one at a time", "paced 20 2", 100, 1, 20),  # alone: not with the end of its answer behind it
     Load("images of 2 MB", f"image {IMAGE_BYTES}", 16, 4, 1, "image"),
 )

@@ -24,7 +24,13 @@ class Came:
 
 
 async def ask(
-    nc: Client, prompt: str, kind: str = "text", *, provider: Provider | None = None, tenant: str = "bench"
+    nc: Client,
+    prompt: str,
+    kind: str = "text",
+    *,
+    provider: Provider | None = None,
+    tenant: str = "bench",
+    headers: dict[str, str] | None = None,
 ) -> Came:
     """Ask once and wait for the sentinel; tell `provider` of each delta that came.
 
@@ -51,7 +57,7 @@ async def ask(
             failed = data
 
     subscription = await nc.subscribe(inbox, cb=on_message)
-    await nc.publish(f"ai.v1.req.{kind}.{tenant}", prompt.encode(), reply=inbox)
+    await nc.publish(f"ai.v1.req.{kind}.{tenant}", prompt.encode(), reply=inbox, headers=headers)
     async with asyncio.timeout(ANSWER_SECONDS):
         await ended.wait()
     await subscription.unsubscribe()

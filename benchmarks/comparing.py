@@ -12,7 +12,7 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -23,7 +23,7 @@ from benchmarks import jobs, page
 from benchmarks.asking import ask, until_ready
 from benchmarks.provider import provider
 from tests.processes import NatsServer, clean_environment, cpu_seconds, resident_bytes
-from tests.tracing.receiver import receiving
+from tests.tracing.receiver import Receiver, receiving
 
 PEERS: Final = {
     "raw": ["benchmarks.peers", "raw"],
@@ -73,9 +73,13 @@ WITHOUT: Final = {
     "limits of calls, fair between tenants": (PACED, {"PROVIDER_CONCURRENT_CALLS_MAX": "0"}),
     "a line in the log for each request": (PACED, {"WORKER_LOG_LEVEL": "warning"}),
     "a line in the log, short requests": (SHORT, {"WORKER_LOG_LEVEL": "warning"}),
-    "traces of all requests": (PACED, {"OTEL_EXPORTER_OTLP_ENDPOINT": ""}),
-    "traces of all requests, short ones": (SHORT, {"OTEL_EXPORTER_OTLP_ENDPOINT": ""}),
 }
+# Of multiples of a batch of spans, two for each request, so that each block sends what it has made.
+TRACED: Final = {
+    "traces of all requests": replace(PACED, requests=256),
+    "traces of all requests, short ones": replace(SHORT, requests=1024),
+}
+TRACED_BLOCKS: Final = 4
 WITH: Final = {
     "WORKER_JOBS": "on",
     "WORKER_HTTP_PORT": "18461",
@@ -94,13 +98,13 @@ class Found:
     first: float
 
 
-async def measured(nc: Client, pid: int, load: Load) -> Found:
-    """Put a load on what runs as `pid`."""
+async def measured(nc: Client, pid: int, load: Load, headers: dict[str, str] | None = None) -> Found:
+    """Put a load on what runs as `pid`; its requests may have headers."""
     places, firsts = asyncio.Semaphore(load.at_once), list[float]()
 
     async def one() -> None:
         async with places:
-            came = await ask(nc, load.prompt, load.kind)
+            came = await ask(nc, load.prompt, load.kind, headers=headers)
             firsts.append(came.first)
             if load.kind == "text" and came.deltas != load.units:
                 raise RuntimeError(f"{came.deltas} deltas came of {load.units}")
@@ -192,22 +196,53 @@ async def compare(dialect: str, rounds: int, tell: Callable[[str], object]) -> p
 async def guarantees(rounds: int, tell: Callable[[str], object]) -> dict[str, float]:
     """What each guarantee costs: CPU for a delta, or a request, with it, over that without it."""
     ratios: dict[str, list[float]] = {name: [] for name in WITHOUT}
-    async with surroundings("aichats") as bare, receiving() as traces:
-        env = bare | WITH | {"OTEL_EXPORTER_OTLP_ENDPOINT": traces.url}
+    async with surroundings("aichats") as bare:
+        env = bare | WITH
         for number in range(rounds):
             for name, (load, off) in WITHOUT.items():
                 (whole,), _ = await one_round(env, PEERS["worker"], (load,))
                 (without,), _ = await one_round(env | off, PEERS["worker"], (load,))
                 ratios[name].append(whole.cpu / without.cpu)
-            traces.spans.clear()
             tell(f"guarantees, round {number + 1}")
     return {name: statistics.median(values) for name, values in ratios.items()}
+
+
+async def traces(rounds: int, tell: Callable[[str], object]) -> dict[str, float]:
+    """What traces cost: CPU of requests whose sender has them kept, over that of others, in turn in the same worker.
+
+    Two workers differ by more than that, by where their memory happens to be.
+    """
+    ratios: dict[str, list[float]] = {name: [] for name in TRACED}
+    async with surroundings("aichats") as bare, receiving() as receiver:
+        env = bare | {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url, "OTEL_BSP_SCHEDULE_DELAY": "3600000"}
+        for number in range(rounds):
+            async with process(PEERS["worker"], env) as pid:
+                nc = await nats.connect(env["NATS_URL"])
+                await until_ready(nc)  # by one request, which has two spans
+                for name, load in TRACED.items():
+                    ratios[name].append(await _with_and_without(nc, pid, load, receiver))
+                await nc.close()
+            tell(f"traces, round {number + 1}")
+    tell(f"traces: {ratios}")
+    return {name: statistics.median(values) for name, values in ratios.items()}
+
+
+async def _with_and_without(nc: Client, pid: int, load: Load, receiver: Receiver) -> float:
+    cpu = {True: 0.0, False: 0.0}
+    for block in range(TRACED_BLOCKS + 1):
+        for kept in (True, False) if block % 2 else (False, True):
+            receiver.spans.clear()
+            before = cpu_seconds(pid)
+            await measured(nc, pid, load, {"traceparent": f"00-{1:032x}-{1:016x}-{kept:02x}"})
+            await receiver.until(lambda spans: not kept or len(spans) >= 2 * load.requests)  # noqa: B023 - at once
+            cpu[kept] += cpu_seconds(pid) - before if block else 0.0  # the first one warms it
+    return cpu[True] / cpu[False]
 
 
 async def run(rounds: int) -> None:
     """Measure everything and write the page."""
     tables = [await compare(dialect, rounds, print) for dialect in ("aichats", "openai")]
-    costs = await guarantees(rounds, print)
+    costs = await guarantees(rounds, print) | await traces(rounds, print)
     page.write(tables, costs, await jobs.run(1000), rounds)
 
 

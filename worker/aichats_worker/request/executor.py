@@ -112,7 +112,7 @@ class Executor:
                 traced.ended(account.outcome, account.error, account.usage)
         finally:
             self.runs.release(run)
-            run.end(_unpublished() if outcome is None else outcome)
+            run.end(_bare(_unpublished() if outcome is None else outcome))
 
     async def _outcome(self, delivery: Delivery, run: Run, writer: Writer, has_slot: bool) -> Outcome:
         """The one place that turns whatever happens to a request into its outcome."""
@@ -196,6 +196,19 @@ class Executor:
                 item = await anext(answer.rest)
             answer.traced.finished(item.finish_reason, item.model, item.usage)
         return item
+
+
+def _bare(outcome: Outcome) -> Outcome:
+    """Let go of the frames that an error has passed, which hold the answer, and one of them the error itself.
+
+    Nothing would free them but the garbage collector, which looks at numbers and not at how large an image is.
+    """
+    error: object = outcome
+    while isinstance(error, BaseException):
+        before = error.__cause__ or error.__context__
+        error.__traceback__ = error.__cause__ = error.__context__ = None
+        error = before
+    return outcome
 
 
 def _unpublished() -> Internal:

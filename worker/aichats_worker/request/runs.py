@@ -21,8 +21,8 @@ class Run:
     """A request at work, and the one way to stop it: deadline, cancel, shutdown, a requester that went away.
 
     A stop is a cause and a cancellation. The cause is kept apart since nats-py's publish swallows a cancellation under
-    back-pressure: check() after each publish finds it all the same. Before begin() nothing is cancelled: the cause
-    waits for it.
+    back-pressure: check() after each publish that had to wait finds it all the same. Before begin() nothing is
+    cancelled: the cause waits for it.
 
     Attributes:
         call: What is asked.

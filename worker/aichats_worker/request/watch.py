@@ -191,10 +191,14 @@ class Watch:
         """Keep what is open alive, until cancelled."""
         while not self._stopped:
             await asyncio.sleep(self.keepalive_seconds / TICKS_PER_KEEPALIVE)
-            now = time.monotonic()
-            for outlet, _ in list(self._open.values()):
-                if outlet.is_silent(now):
-                    await self._say(outlet)
+            await self._look()
+
+    async def _look(self) -> None:
+        """Not in the loop above, whose variables would keep the last answer until there is another one."""
+        now = time.monotonic()
+        for outlet, _ in list(self._open.values()):
+            if outlet.is_silent(now):
+                await self._say(outlet)
 
     async def _say(self, outlet: Outlet) -> None:
         try:

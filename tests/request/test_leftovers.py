@@ -1,0 +1,35 @@
+"""What a failed request held goes with it: an error keeps the frames that it has passed, and they keep the answer."""
+
+import gc
+
+import pytest
+from nats.aio.client import Client
+
+from aichats_worker.app import App
+from aichats_worker.request.runs import Run
+from tests.direct.test_corridor import until
+from tests.requester import ask
+
+
+@pytest.mark.parametrize(
+    ("subject", "prompt", "code"),
+    [
+        ("ai.v1.ask.image.default", b"[sim: bytes=2000000] cat", "too_large"),
+        ("ai.v1.req.image.default", b"[sim: type=text] cat", "bad_response"),
+        ("ai.v1.req.text.default", b"[sim: status=400] hi", "invalid_request"),
+        ("ai.v1.req.text.default", b"[sim: cut_after=3 words=9 pause=0] hi", "interrupted"),
+        ("ai.v1.req.text.default", b'{"timeout_seconds":0.1,"prompt":"[sim: stall_after=1]"}', "deadline_exceeded"),
+        ("ai.v1.req.text.default", b" ", "invalid_request"),
+    ],
+)
+async def test_a_failed_request_leaves_nothing_to_the_garbage_collector(
+    nc: Client, worker: App, subject: str, prompt: bytes, code: str
+) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        end = (await ask(nc, subject, prompt))[-1]
+        assert end.data.code == code
+        await until(lambda: not any(isinstance(each, Run) for each in gc.get_objects()), seconds=5)
+    finally:
+        gc.enable()

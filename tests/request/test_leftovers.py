@@ -8,7 +8,10 @@ from nats.aio.client import Client
 from aichats_worker.app import App
 from aichats_worker.request.runs import Run
 from tests.direct.test_corridor import until
+from tests.jobs.broker import Broker, StartJobs, broker, start_jobs
 from tests.requester import ask
+
+__all__ = ["broker", "start_jobs"]
 
 
 @pytest.mark.parametrize(
@@ -30,6 +33,20 @@ async def test_a_failed_request_leaves_nothing_to_the_garbage_collector(
     try:
         end = (await ask(nc, subject, prompt))[-1]
         assert end.data.code == code
+        await until(lambda: not any(isinstance(each, Run) for each in gc.get_objects()), seconds=5)
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("prompt", [b"[sim: words=3 pause=0]", b"[sim: status=400] hi"])
+async def test_a_job_that_has_ended_leaves_nothing_either(broker: Broker, start_jobs: StartJobs, prompt: bytes) -> None:
+    await start_jobs()
+    gc.collect()
+    gc.disable()
+    try:
+        await broker.submit(prompt.decode())
+        await broker.end()
+        await broker.removed()
         await until(lambda: not any(isinstance(each, Run) for each in gc.get_objects()), seconds=5)
     finally:
         gc.enable()

@@ -217,7 +217,10 @@ async def test_a_cancel_that_races_with_the_end_tells_what_is_stored(broker: Bro
         request_id = f"n{number}"
         await broker.submit("[sim: words=2 pause=0.02]", request_id)
         await asyncio.sleep(number * 0.003)
-        told[request_id] = await said(broker, request_id)
+        for _ in range(5):  # who asks a machine that stalls for a second is told to ask again
+            told[request_id] = await said(broker, request_id)
+            if "ask again" not in told[request_id].get("error", ""):
+                break
     await broker.removed()
     for request_id, answer in told.items():
         end = checked(await broker.record(request_id))[-1]

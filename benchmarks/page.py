@@ -20,7 +20,7 @@ COLOURS: Final = {"raw": "#9aa0a6", "raw, joined": "#5f6368", "FastStream, joine
 _HOW: Final = "CPU time for each unit divided by raw's in the same round; in brackets what it was."
 _COSTS: Final = (
     "CPU for a delta at 50 a second, or for a short request where that is said: the worker with all of these over the "
-    "worker without the one named."
+    "worker without the one named. Traces: in one worker, requests whose sender has them kept over others, in turn."
 )
 
 

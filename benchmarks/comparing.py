@@ -77,9 +77,9 @@ WITHOUT: Final = {
 }
 # A batch of 512 spans is two for each of 256 requests: each block of as many sends what it has made.
 TRACED: Final = {
-    "traces of all requests, answers of 150 deltas": (Load("", "paced 150 20", 256, 256, 150), 3),
-    "traces of all requests, answers of 20 deltas": (Load("", "paced 20 20", 512, 64, 20), 5),
-    "traces of all requests, answers of one delta": (Load("", "burst 1", 256, 8, 1), 20),
+    Load("traces of all requests, answers of 150 deltas", "paced 150 20", 256, 256, 150): 3,
+    Load("traces of all requests, answers of 20 deltas", "paced 20 20", 512, 64, 20): 5,
+    Load("traces of all requests, answers of one delta", "burst 1", 256, 8, 1): 20,
 }
 WITH: Final = {
     "WORKER_JOBS": "on",
@@ -213,7 +213,7 @@ async def traces(rounds: int, tell: Callable[[str], object]) -> dict[str, float]
 
     Two workers differ by more than that, by where their memory happens to be.
     """
-    ratios: dict[str, list[float]] = {name: [] for name in TRACED}
+    ratios: dict[str, list[float]] = {load.name: [] for load in TRACED}
     async with surroundings("aichats") as bare, receiving() as receiver:
         env = bare | {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url, "OTEL_BSP_SCHEDULE_DELAY": "3600000"}
         for number in range(rounds):
@@ -221,9 +221,9 @@ async def traces(rounds: int, tell: Callable[[str], object]) -> dict[str, float]
                 nc = await nats.connect(env["NATS_URL"])
                 try:
                     await until_ready(nc)
-                    for name, (load, pairs) in TRACED.items():
+                    for load, pairs in TRACED.items():
                         await _with_and_without(nc, pid, load, receiver)  # once to warm it
-                        ratios[name] += [await _with_and_without(nc, pid, load, receiver) for _ in range(pairs)]
+                        ratios[load.name] += [await _with_and_without(nc, pid, load, receiver) for _ in range(pairs)]
                 finally:
                     await nc.close()
             tell(f"traces, round {number + 1}")
@@ -231,12 +231,13 @@ async def traces(rounds: int, tell: Callable[[str], object]) -> dict[str, float]
 
 
 async def _with_and_without(nc: Client, pid: int, load: Load, receiver: Receiver) -> float:
-    cpu = {True: 0.0, False: 0.0}
+    cpu, spans_wanted = {True: 0.0, False: 0.0}, 2 * load.requests
     for kept in random.sample([True, False], 2):
         receiver.spans.clear()
         before = cpu_seconds(pid)
         await measured(nc, pid, load, {"traceparent": f"00-{1:032x}-{1:016x}-{kept:02x}"})
-        await receiver.until(lambda spans: not kept or len(spans) >= 2 * load.requests)  # noqa: B023 - at once
+        if kept:
+            await receiver.until(lambda spans: len(spans) >= spans_wanted)
         cpu[kept] = cpu_seconds(pid) - before
     return cpu[True] / cpu[False]
 

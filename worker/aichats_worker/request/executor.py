@@ -177,7 +177,7 @@ class Executor:
             while not isinstance(item, Finish):
                 meter.count(item)
                 rest = writer.reasoning(item) if isinstance(item, Reasoning) else writer.text(item)
-                if rest is not None:
+                if rest is not None:  # without a wait nobody could stop the request
                     await rest
                     run.check()
                 item = await anext(answer.rest)

@@ -16,15 +16,13 @@ from typing import Final
 from aichats_schemas.events import Usage
 from aichats_worker.errors import QuotaExhausted
 from aichats_worker.provider import Finish
-from aichats_worker.provider.decoding.lines import STRAY_MAX_BYTES, Lines, lines_of
+from aichats_worker.provider.decoding.lines import LF, STRAY_MAX_BYTES, Lines, lines_of
 from aichats_worker.provider.refusals import Refusal
 
 _TRYLIMIT: Final = b"trylimit"
 _DATA: Final = b"data: "
 _BETWEEN: Final = b"\n\n" + _DATA  # two deltas
 _EVENT: Final = b"\nevent:"
-# Looked for as numbers, as in decoding/lines.py.
-_LF: Final = ord("\n")
 _BACKSLASH: Final = ord("\\")
 
 
@@ -150,7 +148,7 @@ def _deltas_of(whole: bytes) -> bytes | None:
         return None if body else b""
     deltas = body[len(_DATA) :]
     said = deltas.replace(_BETWEEN, b"")
-    if _LF in said:  # other lines, or no blank one between two
+    if LF in said:  # other lines, or no blank one between two
         return None
     if _BACKSLASH in said:
         return b"".join([delta.replace(b"\\n", b"\n") for delta in deltas.split(_BETWEEN)])

@@ -6,8 +6,9 @@ from typing import Final
 LINE_MAX_BYTES: Final = 16 * 1024 * 1024  # one delta, or a whole answer in one piece
 STRAY_MAX_BYTES: Final = 64 * 1024  # of lines that a dialect does not know
 _BOM: Final = codecs.BOM_UTF8
-# Looked for as a number: for bytes in bytes, CPython first makes an error of their not being one, and drops it.
-_CR: Final = ord("\r")
+# Looked for as numbers: for bytes in bytes, CPython first makes an error of their not being one, and drops it.
+CR: Final = ord("\r")
+LF: Final = ord("\n")
 
 
 class LineTooLong(Exception):
@@ -30,7 +31,7 @@ class Lines:
         """
         if not self._begun:
             data = self._beginning(data)
-        if self._after_cr or _CR in data:
+        if self._after_cr or CR in data:
             data = self._with_lf(data)
         end = data.rfind(b"\n") + 1
         if end == len(data) and not self._tail:  # the usual read, and one of nothing

@@ -86,7 +86,7 @@ class HttpAnswer:
             self._watch = asyncio.get_running_loop().call_later(left, self._look)
         else:
             self._stalled = True
-            self._response.content.set_exception(TimeoutError())
+            self._body.set_exception(TimeoutError())
 
     async def head(self, max_bytes: int) -> bytes:
         """Return the body, or its beginning where it is longer than `max_bytes`. One byte more says that it is."""
@@ -97,11 +97,11 @@ class HttpAnswer:
 
     async def settle(self) -> None:
         """Wait a moment for the end that HTTP marks, so that the connection can be used again."""
-        if self._response.content.at_eof():
+        if self._body.at_eof():
             return
         with suppress(*UPSTREAM_ERRORS):
             async with asyncio.timeout(SETTLE_SECONDS):
-                while await self._response.content.readany():
+                while await self._body.readany():
                     pass
 
     def close(self) -> None:

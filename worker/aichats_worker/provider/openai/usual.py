@@ -9,11 +9,12 @@ from typing import Any, Final
 
 import orjson
 
+from aichats_worker.provider.decoding.lines import LF
+
 LEARNED_MAX: Final = 4  # that were of no use: a server may send something new in every chunk
 CHUNK_MAX_BYTES: Final = 4096  # a longer one holds more than its text
 _CONTENT: Final = b'"content":'
 _MARKS: Final = (".", "!")
-_LF: Final = ord("\n")
 
 
 class Alike:
@@ -39,7 +40,7 @@ class Alike:
         if end < len(self._begin):
             return "", lines
         quoted = lines[len(self._begin) : end]
-        text = _joined(quoted, self._between) if _LF in quoted else _read(quoted)
+        text = _joined(quoted, self._between) if LF in quoted else _read(quoted)
         if text is None:
             return "", lines
         self._left = LEARNED_MAX

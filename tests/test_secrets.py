@@ -22,7 +22,7 @@ from aichats_client import Answer
 from aichats_schemas import parse_event
 from aichats_schemas.requests import Message, TextRequest
 from aichats_worker.jobs.letters import DeadLetter
-from aichats_worker.provider import Finish, Picture, Question
+from aichats_worker.provider import ChatMessage, Finish, Picture, Question
 from aichats_worker.provider.generator import ImageResponse
 from aichats_worker.request.call import Call
 from aichats_worker.request.outcome import Completed
@@ -370,7 +370,7 @@ def test_no_repr_holds_a_secret_or_a_text() -> None:
         nats_user="worker", nats_password=NATS_SECRET, aichats_cookie=COOKIE, openai_api_key=KEY,
         provider_proxy=f"http://{PROXY_USER}:{PROXY_PASSWORD}@127.0.0.1:1",
     )  # fmt: skip
-    message = Message(role="user", content=PROMPT)
+    message, asked = Message(role="user", content=PROMPT), ChatMessage("user", PROMPT)
     headers = {"X": METADATA}
     picture = Picture(ANSWER.encode(), "image/png", "0")
     tail = {"id": "r", "attempt": 1, "seq": 0}
@@ -396,7 +396,8 @@ def test_no_repr_holds_a_secret_or_a_text() -> None:
         message,
         TextRequest(prompt=PROMPT, proxy=ASKED_PROXY, metadata=headers),
         TextRequest(messages=[message]),
-        Question((message,), "t", 0.0, ASKED_PROXY),
+        asked,
+        Question((asked,), "t", 0.0, ASKED_PROXY),
         Call("req", "text", "t", "r", "_INBOX.a", PROMPT.encode(), headers),
         Completed("gpt-4", Finish(), headers, 0.0, 0.0),
         DeadLetter(1, "text", "t", "r", "internal", "", 1, datetime.now(UTC).isoformat(), headers, PROMPT.encode()),

@@ -171,13 +171,6 @@ class _Request(_Shape):
         return request
 
     @cached_property
-    def conversation(self) -> tuple[Message, ...]:
-        """The request as messages: a prompt is one message of the user's. Never empty."""
-        if self.messages is not None:
-            return tuple(self.messages)
-        return (Message(role="user", content=self.prompt or ""),)
-
-    @cached_property
     def options(self) -> dict[str, Any]:
         """The options that ask for something, by their names on the wire: neither absent nor what is so anyway."""
         sent = self.model_fields_set

@@ -4,8 +4,7 @@ import math
 from collections.abc import AsyncIterator
 from typing import Any
 
-from aichats_schemas.requests import Message
-from aichats_worker.provider import Finish, Picture, Provider, Question
+from aichats_worker.provider import ChatMessage, Finish, Picture, Provider, Question
 from aichats_worker.provider.aichats import AiChats
 from aichats_worker.provider.door import Guarded
 from aichats_worker.provider.http.route import Route
@@ -25,7 +24,7 @@ def ask(
     model: str | None = None,
     options: dict[str, Any] | None = None,
 ) -> Question:
-    return Question((Message(role="user", content=prompt),), tenant, deadline, proxy, model, options or {})
+    return Question((ChatMessage(role="user", content=prompt),), tenant, deadline, proxy, model, options or {})
 
 
 async def items(provider: Asked, question: Question, kind: str = "text") -> AsyncIterator[Any]:

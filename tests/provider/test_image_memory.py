@@ -8,13 +8,12 @@ IMAGE_BYTES = 10 * 1024 * 1024
 CHILD = """
 import asyncio, re, sys
 from pathlib import Path
-from aichats_schemas.requests import Message
-from aichats_worker.provider import Picture, Question
+from aichats_worker.provider import ChatMessage, Picture, Question
 from aichats_worker.provider.aichats.site import AiChats
 
 async def main():
     provider = AiChats(url=sys.argv[1])
-    question = Question((Message(role="user", content=f"[sim: bytes={sys.argv[2]}]"),), "default", float("inf"))
+    question = Question((ChatMessage(role="user", content=f"[sim: bytes={sys.argv[2]}]"),), "default", float("inf"))
     async def draw():
         return [item async for item in provider.images(question) if isinstance(item, Picture)][0]
     pictures = await asyncio.gather(*[draw() for _ in range(20)])

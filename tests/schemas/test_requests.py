@@ -73,8 +73,8 @@ def test_a_message_is_named_by_its_place() -> None:
 
 
 def test_content_may_be_parts_and_developer_is_system() -> None:
-    (message,) = said([{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo"}], role="developer").conversation
-    assert (message.role, message.content) == ("system", "Hello")
+    request = said([{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo"}], role="developer")
+    assert [(message.role, message.content) for message in request.messages or ()] == [("system", "Hello")]
     assert list(wrong(said, [{"type": "image_url", "image_url": {}}])) == ["messages.0.content"]
 
 

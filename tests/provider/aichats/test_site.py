@@ -6,9 +6,8 @@ from contextlib import aclosing
 
 import pytest
 
-from aichats_schemas.requests import Message
 from aichats_worker.errors import InvalidRequest, ModelNotFound
-from aichats_worker.provider import Finish, Question, Reasoning
+from aichats_worker.provider import ChatMessage, Finish, Question, Reasoning
 from aichats_worker.provider.aichats.site import AiChats
 from aichats_worker.provider.generator import ImageResponse
 from aichats_worker.simulator.answers import image, words
@@ -98,10 +97,10 @@ async def test_a_connection_is_used_again_although_the_end_of_http_comes_after_t
 async def test_the_request_is_what_the_site_expects(aichats: AiChats, simulator: Simulator) -> None:
     question = Question(
         (
-            Message(role="system", content="Be brief"),
-            Message(role="user", content="Hi"),
-            Message(role="assistant", content="Hello"),
-            Message(role="user", content="Weather?"),
+            ChatMessage(role="system", content="Be brief"),
+            ChatMessage(role="user", content="Hi"),
+            ChatMessage(role="assistant", content="Hello"),
+            ChatMessage(role="user", content="Weather?"),
         ),
         tenant="default",
         deadline=math.inf,
@@ -128,7 +127,7 @@ async def test_an_image_is_asked_for_with_the_last_message_and_fetched_without_c
     aichats: AiChats, simulator: Simulator
 ) -> None:
     question = Question(
-        (Message(role="user", content="A dog"), Message(role="user", content="A cat [sim: bytes=3000]")),
+        (ChatMessage(role="user", content="A dog"), ChatMessage(role="user", content="A cat [sim: bytes=3000]")),
         tenant="default",
         deadline=math.inf,
     )
@@ -191,4 +190,4 @@ async def test_messages_that_are_none_are_refused(aichats: AiChats, messages: li
 
 async def test_half_a_surrogate_pair_is_refused(aichats: AiChats) -> None:
     with pytest.raises(InvalidRequest, match="Unicode"):
-        await draw(aichats, Question((Message.model_construct(role="user", content="\ud800"),), "default", math.inf))
+        await draw(aichats, Question((ChatMessage("user", "\ud800"),), "default", math.inf))

@@ -6,14 +6,27 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from aichats_schemas.events import Usage
-from aichats_schemas.requests import Message
 from aichats_schemas.subjects import Kind
 from aichats_worker.tracing.trace import UNTRACED, CallTrace
 
+Speaker = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "length", "content_filter"]
 Offers = Mapping[Kind, Mapping[str, tuple[frozenset[str], ...]]]
 """By kind: each model's name, in order, the first is the default; and for each provider behind it, in order, the
 options that it can honour."""
+
+
+@dataclass(slots=True)  # not frozen: one for each request
+class ChatMessage:
+    """One message of a conversation, checked.
+
+    Attributes:
+        role: Whose it is.
+        content: Its text, not blank.
+    """
+
+    role: Speaker
+    content: str = field(repr=False)
 
 
 @dataclass(slots=True)  # not frozen: one for each request
@@ -29,7 +42,7 @@ class Question:
         options: What the request asks for beside the prompt, by the names on the wire.
     """
 
-    messages: tuple[Message, ...] = field(repr=False)
+    messages: tuple[ChatMessage, ...] = field(repr=False)
     tenant: str
     deadline: float
     proxy: str | None = field(default=None, repr=False)

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from aichats_schemas.requests import Message
 from aichats_worker.errors import InvalidRequest, ModelNotFound
-from aichats_worker.provider import Picture, Question
+from aichats_worker.provider import ChatMessage, Picture, Question
 from aichats_worker.provider.door import Guarded
 
 Messages = Sequence[Message | dict[str, str]]
@@ -121,7 +121,7 @@ async def whole(
         return "".join([str(item) async for item in items])
 
 
-def _conversation(messages: Messages) -> tuple[Message, ...]:
+def _conversation(messages: Messages) -> tuple[ChatMessage, ...]:
     try:
         conversation = _MESSAGES.validate_python(list(messages))
     except ValidationError as error:
@@ -129,4 +129,4 @@ def _conversation(messages: Messages) -> tuple[Message, ...]:
         raise InvalidRequest(f"messages: {wrong}") from None
     if not conversation:
         raise InvalidRequest("messages must hold at least one message")
-    return tuple(conversation)
+    return tuple([ChatMessage(message.role, message.content) for message in conversation])

@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 from aichats_schemas.requests import MODELS, OPTION_NAMES, ImageRequest, TextRequest
 from aichats_schemas.subjects import MSG_ID, REPLY_TO, Kind, Mode, is_token, new_id
 from aichats_worker.errors import Forbidden, InvalidRequest, ModelNotFound, TooLarge, WorkerError
-from aichats_worker.provider import Offers
+from aichats_worker.provider import ChatMessage, Offers
 from aichats_worker.telemetry.account import Account
 from aichats_worker.urls import check_proxy
 
@@ -145,7 +145,8 @@ def read_request(call: Call, limits: Limits, offers: Offers) -> TextRequest | Im
     except ValidationError as error:
         raise _typed(error) from None
     _check_limits(request, limits)
-    _check_options(request, models[model_of(request, models)])
+    if request.options or request.ignored:
+        _check_options(request, models[model_of(request, models)])
     return request
 
 
@@ -154,9 +155,16 @@ def model_of(request: TextRequest | ImageRequest, models: Mapping[str, object]) 
     return request.model if request.model is not None else _first(models)
 
 
+def conversation_of(request: TextRequest | ImageRequest) -> tuple[ChatMessage, ...]:
+    """Return what a request asks as messages: a prompt is one message of the user's. Never empty."""
+    if request.messages is None:
+        return (ChatMessage("user", request.prompt or ""),)
+    return tuple([ChatMessage(message.role, message.content) for message in request.messages])
+
+
 def ignored_by(request: TextRequest | ImageRequest) -> tuple[str, ...]:
     """Return the fields that were sent and mean nothing here, as they may be shown."""
-    return tuple(_shown(name) for name in request.ignored[:IGNORED_NAMED_MAX])
+    return tuple([_shown(name) for name in request.ignored[:IGNORED_NAMED_MAX]])
 
 
 def _first(models: Mapping[str, object]) -> str:
@@ -167,8 +175,6 @@ def _first(models: Mapping[str, object]) -> str:
 
 def _check_options(request: TextRequest | ImageRequest, honoured: tuple[frozenset[str], ...]) -> None:
     """What nobody behind the model can honour is refused by its name, and so is an option of the other kind."""
-    if not (request.options or request.ignored):
-        return
     asked = request.options.keys()
     others = [name for name in request.ignored if name in OPTION_NAMES]
     refused = sorted(min((asked - names for names in honoured), key=len, default=asked) | set(others))
@@ -217,9 +223,11 @@ def _shown(text: str) -> str:
 
 
 def _check_limits(request: TextRequest | ImageRequest, limits: Limits) -> None:
-    conversation = request.conversation
-    _at_most("messages", "messages", len(conversation), limits.messages_max)
-    _at_most("prompt", "characters", sum([len(message.content) for message in conversation]), limits.prompt_max_chars)
+    chars = len(request.prompt or "")
+    if request.messages is not None:
+        _at_most("messages", "messages", len(request.messages), limits.messages_max)
+        chars = sum([len(message.content) for message in request.messages])
+    _at_most("prompt", "characters", chars, limits.prompt_max_chars)
     for stop in request.options.get("stop", ()):
         _at_most("stop", "characters", len(stop), STOP_MAX_CHARS)
     if request.metadata:

@@ -11,7 +11,7 @@ import structlog
 from aichats_schemas.subjects import Kind
 from aichats_worker.errors import Abandoned, DeadlineExceeded, Duplicate, Internal, WorkerError
 from aichats_worker.provider import Finish, Provider, Question, Reasoning
-from aichats_worker.request.call import Call, Limits, ignored_by, model_of, read_request
+from aichats_worker.request.call import Call, Limits, conversation_of, ignored_by, model_of, read_request
 from aichats_worker.request.outcome import Completed, Outcome
 from aichats_worker.request.reply import Writer
 from aichats_worker.request.runs import Run, Runs
@@ -150,7 +150,7 @@ class Executor:
             raise DeadlineExceeded("queue", seconds)
         loop = asyncio.get_running_loop()
         question = Question(
-            messages=request.conversation,
+            messages=conversation_of(request),
             tenant=call.tenant,
             deadline=loop.time() + seconds - queued,
             proxy=request.proxy,

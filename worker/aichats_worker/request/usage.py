@@ -15,10 +15,10 @@ class Meter:
         question: What was asked.
     """
 
-    __slots__ = ("_counted", "_input", "_made", "_output")
+    __slots__ = ("_counted", "_made", "_output", "_question")
 
     def __init__(self, question: Question) -> None:
-        self._input = sum(len(message.content) for message in question.messages)
+        self._question = question
         self._output = 0
         self._made = False
         self._counted: Usage | None = None
@@ -38,7 +38,8 @@ class Meter:
         return self._counted or (self._estimate() if self._made else None)
 
     def _estimate(self) -> Usage:
-        return Usage(input_tokens=_tokens(self._input), output_tokens=_tokens(self._output), estimated=True)
+        asked = sum([len(message.content) for message in self._question.messages])
+        return Usage(input_tokens=_tokens(asked), output_tokens=_tokens(self._output), estimated=True)
 
 
 def _tokens(chars: int) -> int:

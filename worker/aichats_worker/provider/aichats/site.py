@@ -6,9 +6,8 @@ from typing import ClassVar, Final, Literal
 
 import orjson
 
-from aichats_schemas.requests import Message
 from aichats_worker.errors import InvalidRequest
-from aichats_worker.provider import Finish, Offers, Picture, Question, Reasoning
+from aichats_worker.provider import ChatMessage, Finish, Offers, Picture, Question, Reasoning
 from aichats_worker.provider.aichats.dialect import AiChatsDecoder
 from aichats_worker.provider.circuit import Circuit
 from aichats_worker.provider.deltas import Answering, deltas
@@ -136,7 +135,7 @@ class AiChats:
     create_async = OnClassToo(whole)
 
 
-def flattened(messages: Sequence[Message]) -> str:
+def flattened(messages: Sequence[ChatMessage]) -> str:
     """Return a conversation as the one prompt that the site takes: a single message as it is, several with roles."""
     if len(messages) == 1:
         return messages[0].content

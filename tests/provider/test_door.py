@@ -196,6 +196,20 @@ async def test_closing_a_text_early_closes_the_connection_and_gives_the_turn_bac
     assert (await collect(door, ask(HELLO, deadline=soon())))[0] == "Hello"
 
 
+async def test_without_limits_nobody_waits_whatever_a_429_says(open_door: Open, simulator: Simulator) -> None:
+    door = open_door(calls_max=1)
+    held = [asyncio.create_task(collect(door, ask("[sim: stall-after=1]", deadline=soon()))) for _ in range(50)]
+    with pytest.raises(RateLimited):
+        await collect(door, ask("[sim: status=429 retry-after=60]", deadline=soon()))
+    assert (await collect(door, ask(HELLO, deadline=soon())))[0] == "Hello"
+    while len(simulator.requests) < 52:
+        await asyncio.sleep(0.001)
+    assert not any(call.done() for call in held)
+    for call in held:
+        call.cancel()
+    await asyncio.gather(*held, return_exceptions=True)
+
+
 async def test_concurrent_calls_are_limited_towards_the_provider(open_door: Open, simulator: Simulator) -> None:
     door = open_door(concurrent_calls=2)
     calls = [asyncio.create_task(collect(door, ask("[sim: words=3 pause=0.01]", deadline=soon()))) for _ in range(6)]

@@ -49,22 +49,24 @@ class ProviderCall:
         items: What comes behind it.
     """
 
-    __slots__ = ("_gate", "_kind", "_on_circuit", "_turn", "first", "items")
+    __slots__ = ("_gate", "_kind", "_on_circuit", "_question", "first", "items")
 
     def __init__(self, gate: Gate, kind: Kind, question: Question, items: Items) -> None:
         self.first: Any = None
         self.items = items
         self._gate = gate
         self._kind = kind
-        self._turn = gate.limiter.turn(question.tenant, question.deadline)
+        self._question = question
 
     async def __aenter__(self) -> None:
-        self._gate.circuit.check()  # before the wait for a turn; again after it
-        await self._turn.__aenter__()
+        limiter, circuit = self._gate.limiter, self._gate.circuit
+        if limiter.limits:
+            circuit.check()  # before the wait for a turn; again after it
+            await limiter.enter(self._question.tenant, self._question.deadline)
         try:
-            self._on_circuit = self._gate.circuit.call()
+            self._on_circuit = circuit.call()
         except BaseException:
-            await self._turn.__aexit__(None, None, None)
+            limiter.leave()
             raise
         try:
             self.first = await anext(self.items)
@@ -84,7 +86,7 @@ class ProviderCall:
         finally:
             self._count(error)
             self._on_circuit.__exit__(kind, error, trace)
-            await self._turn.__aexit__(kind, error, trace)
+            self._gate.limiter.leave()
 
     def _count(self, error: BaseException | None) -> None:
         """Take note of how it ended, for the limiter and for whoever looks."""

@@ -76,26 +76,23 @@ class Door:
         policy: How it is asked.
 
     Attributes:
+        name: The provider's.
         calls: How many calls ended so, by kind and `answered`, `left` or the error's code.
         retries: How many were made again, by kind.
         circuit_logs: What became of its circuits, by kind.
     """
 
     def __init__(self, provider: Guarded, policy: DoorPolicy | None = None) -> None:
+        self.name = provider.name
         self._provider = provider
         self._policy = policy or DoorPolicy()
         self.calls: Calls = Counter()
         self.retries: Counter[Kind] = Counter()
         self.circuit_logs = {kind: CircuitLog(provider.name, kind) for kind in KINDS}
         self._limiter = Limiter(self._policy.calls_per_minute, self._policy.concurrent_calls)
-        self._circuits: dict[Kind, Circuit] = {kind: self._new_circuit(self.circuit_logs[kind]) for kind in KINDS}
-        self._circuits_of_proxies: OrderedDict[tuple[Kind, str], Circuit] = OrderedDict()
-        provider.circuit = self._circuits["text"]
-
-    @property
-    def name(self) -> str:
-        """The provider's."""
-        return self._provider.name
+        self._gates = {kind: self._new_gate(self.circuit_logs[kind]) for kind in KINDS}
+        self._gates_of_proxies: OrderedDict[tuple[Kind, str], Gate] = OrderedDict()
+        provider.circuit = self._gates["text"].circuit
 
     @property
     def doors(self) -> tuple[Self, ...]:
@@ -105,17 +102,17 @@ class Door:
     @property
     def circuits(self) -> Mapping[Kind, Circuit]:
         """The operator's, by kind; requests' own proxies have theirs."""
-        return self._circuits
+        return {kind: gate.circuit for kind, gate in self._gates.items()}
 
     @property
     def working(self) -> bool:
         """False while text is refused; images and requests' own proxies have circuits of their own."""
-        return self._circuits["text"].working
+        return self._gates["text"].circuit.working
 
     @property
     def not_asked(self) -> list[str]:
         """What is not asked for a while; requests' own proxies aside."""
-        return [f"{self.name} {kind}" for kind, circuit in self._circuits.items() if not circuit.working]
+        return [f"{self.name} {kind}" for kind, circuit in self.circuits.items() if not circuit.working]
 
     @property
     def offers(self) -> Offers:
@@ -124,7 +121,7 @@ class Door:
 
     def is_closed(self, kind: Kind, question: Question) -> bool:
         """Whether a call for this question would be let through now."""
-        return self._circuit_of(kind, question).working
+        return self._gate_of(kind, question).circuit.working
 
     def text(self, question: Question, *, calls_max: int | None = None) -> Texts:
         """Wait until an answer has begun, in at most `calls_max` calls: text as it arrives, and one Finish."""
@@ -141,9 +138,7 @@ class Door:
     def call(self, kind: Kind, question: Question) -> ProviderCall:
         """Make ready for one call."""
         ask = self._provider.text if kind == "text" else self._provider.images
-        return ProviderCall(
-            Gate(self._limiter, self._circuit_of(kind, question), self.calls), kind, question, ask(question)
-        )
+        return ProviderCall(self._gate_of(kind, question), kind, question, ask(question))
 
     def wait_before_next(self, call: int, error: WorkerError, question: Question) -> float | None:
         """Return the seconds until the next call; None where there is to be none."""
@@ -158,19 +153,20 @@ class Door:
         fits = asyncio.get_running_loop().time() + wait < question.deadline
         return wait if fits else None
 
-    def _circuit_of(self, kind: Kind, question: Question) -> Circuit:
+    def _gate_of(self, kind: Kind, question: Question) -> Gate:
         if question.proxy is None:
-            return self._circuits[kind]
+            return self._gates[kind]
         key = (kind, question.proxy)
-        if key not in self._circuits_of_proxies:
-            self._circuits_of_proxies[key] = self._new_circuit()
-        self._circuits_of_proxies.move_to_end(key)
-        if len(self._circuits_of_proxies) > CIRCUITS_MAX:
-            self._circuits_of_proxies.popitem(last=False)
-        return self._circuits_of_proxies[key]
+        if key not in self._gates_of_proxies:
+            self._gates_of_proxies[key] = self._new_gate()
+        self._gates_of_proxies.move_to_end(key)
+        if len(self._gates_of_proxies) > CIRCUITS_MAX:
+            self._gates_of_proxies.popitem(last=False)
+        return self._gates_of_proxies[key]
 
-    def _new_circuit(self, told: CircuitLog | None = None) -> Circuit:
-        return Circuit(self._policy.circuit_failures, self._policy.circuit_open_seconds, told=told)
+    def _new_gate(self, told: CircuitLog | None = None) -> Gate:
+        circuit = Circuit(self._policy.circuit_failures, self._policy.circuit_open_seconds, told=told)
+        return Gate(self._limiter, circuit, self.calls)
 
 
 class _Asked(AbstractAsyncContextManager[Begun[Any]]):
@@ -192,11 +188,26 @@ class _Asked(AbstractAsyncContextManager[Begun[Any]]):
 
     async def __aenter__(self) -> Begun[Any]:
         self._traced = self._trace.__enter__()
+        calls = 0
         try:
-            return await self._begun()
+            while True:
+                calls += 1
+                self._call = call = self._door.call(self._kind, self._question)
+                try:
+                    await call.__aenter__()
+                except WorkerError as error:
+                    wait = self._wait_after(error, calls)
+                    if wait is None:
+                        raise
+                else:
+                    break
+                await asyncio.sleep(wait)
         except BaseException as error:
             self._trace.__exit__(type(error), error, error.__traceback__)
             raise
+        if not isinstance(call.first, Finish):
+            self._traced.first()
+        return Begun(call.first, call.items, self._traced)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -208,26 +219,16 @@ class _Asked(AbstractAsyncContextManager[Begun[Any]]):
         finally:
             self._trace.__exit__(kind, error, trace)
 
-    async def _begun(self) -> Begun[Any]:
-        calls = 0
-        while True:
-            calls += 1
-            self._call = call = self._door.call(self._kind, self._question)
-            try:
-                await call.__aenter__()
-            except WorkerError as error:
-                again = calls < self._calls_max
-                wait = self._door.wait_before_next(calls, error, self._question) if again else None
-                if wait is None:
-                    self._failed(error)
-                    raise
-                self._traced.again(error, wait)
-            else:
-                if not isinstance(call.first, Finish):
-                    self._traced.first()
-                return Begun(call.first, call.items, self._traced)
+    def _wait_after(self, error: WorkerError, calls: int) -> float | None:
+        """Return the seconds until the next call; None where that was the last one, and this its end."""
+        again = calls < self._calls_max
+        wait = self._door.wait_before_next(calls, error, self._question) if again else None
+        if wait is None:
+            self._failed(error)
+        else:
+            self._traced.again(error, wait)
             self._door.retries[self._kind] += 1
-            await asyncio.sleep(wait)
+        return wait
 
     def _failed(self, error: WorkerError) -> None:
         error.provider = self._door.name

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections import OrderedDict, deque
-from contextlib import nullcontext
 from typing import Final
 
 from aichats_worker.errors import RateLimited
@@ -10,7 +9,6 @@ from aichats_worker.errors import RateLimited
 _WINDOW_SECONDS: Final = 60.0
 _PAUSE_SECONDS: Final = 1.0
 _PAUSE_MAX_SECONDS: Final = 60.0
-_AT_ONCE: Final = nullcontext()
 
 
 class Limiter:
@@ -21,10 +19,14 @@ class Limiter:
 
     Args:
         per_minute: Calls that begin in a minute; 0 for any number.
-        concurrent: Calls at once; 0 for any number. Where both are 0, nothing is limited and a 429 changes nothing.
+        concurrent: Calls at once; 0 for any number.
+
+    Attributes:
+        limits: False where both are 0: nobody has to wait for a turn, and a 429 changes nothing.
     """
 
     def __init__(self, per_minute: int = 0, concurrent: int = 0) -> None:
+        self.limits = bool(per_minute or concurrent)
         self._per_minute = per_minute
         self._concurrent = concurrent
         self._allowed = float(per_minute)  # what is left of per_minute after 429s
@@ -34,8 +36,8 @@ class Limiter:
         self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
         self._timer: asyncio.TimerHandle | None = None
 
-    def turn(self, tenant: str, deadline: float) -> "Turn | nullcontext[None]":
-        """Wait for this tenant's turn, and hold it.
+    async def enter(self, tenant: str, deadline: float) -> None:
+        """Wait for this tenant's turn, where there are limits. Whoever got it leaves.
 
         Args:
             tenant: Whose call it is.
@@ -44,10 +46,6 @@ class Limiter:
         Raises:
             RateLimited: The provider asked for a pause beyond the deadline.
         """
-        return Turn(self, tenant, deadline) if self._per_minute or self._concurrent else _AT_ONCE
-
-    async def enter(self, tenant: str, deadline: float) -> None:
-        """Wait for this tenant's turn; its arguments and errors are `turn`'s. Whoever got it leaves."""
         pause = self._paused_until - _now()
         if pause > 0 and self._paused_until > deadline:
             raise RateLimited(
@@ -59,9 +57,10 @@ class Limiter:
             self._begin()
 
     def leave(self) -> None:
-        """Let the next one have the turn."""
-        self._running -= 1
-        self._admit()
+        """Let the next one have the turn; where nothing is limited, there is nobody who waits for it."""
+        if self.limits:
+            self._running -= 1
+            self._admit()
 
     def slow_down(self, retry_after_ms: int | None) -> None:
         """Take note of a 429."""
@@ -126,23 +125,6 @@ class Limiter:
         if self._per_minute and len(self._began) >= int(self._allowed):
             wait = max(wait, self._began[-int(self._allowed)] + _WINDOW_SECONDS - now)
         return wait
-
-
-class Turn:
-    """A call's turn until the block ends."""
-
-    __slots__ = ("_deadline", "_limiter", "_tenant")
-
-    def __init__(self, limiter: Limiter, tenant: str, deadline: float) -> None:
-        self._limiter = limiter
-        self._tenant = tenant
-        self._deadline = deadline
-
-    async def __aenter__(self) -> None:
-        await self._limiter.enter(self._tenant, self._deadline)
-
-    async def __aexit__(self, *_: object) -> None:
-        self._limiter.leave()
 
 
 def _now() -> float:

@@ -14,7 +14,7 @@ from aichats_worker.provider.deltas import Answering, deltas
 from aichats_worker.provider.generator import OnClassToo, Working, generate, whole
 from aichats_worker.provider.http.answer import HttpAnswer
 from aichats_worker.provider.http.route import Route
-from aichats_worker.provider.http.upstream import Request, Upstream, as_url, named
+from aichats_worker.provider.http.upstream import REDIRECTS_MAX, Request, Upstream, as_url, named
 from aichats_worker.provider.images import Home, ImageLimits, Images, image_seconds
 from aichats_worker.provider.refusals import SettingNames
 
@@ -129,7 +129,7 @@ class AiChats:
             raise InvalidRequest("the messages must be valid Unicode: there is half a surrogate pair") from None
         seconds = image_seconds(self._route.timeouts.image, question) if kind == "image" else None
         request = Request("POST", self._endpoint, self._headers[kind], body, question.proxy, first_byte=seconds)
-        return await self._upstream.follow(request)
+        return await self._upstream.call(request, redirects_max=REDIRECTS_MAX)
 
     create_async_generator = OnClassToo(generate)
     create_async = OnClassToo(whole)

@@ -40,7 +40,7 @@ class Sessions:
 
     async def line(self, proxy: str | None, *, guarded: bool) -> Session:
         """Return the line for calls through `proxy`, guarded or not."""
-        socks = proxy if is_socks(proxy) else None
+        socks = proxy if proxy is not None and is_socks(proxy) else None
         # Through an HTTP proxy the only address that we connect to is the proxy's, which the operator chose.
         key = (socks, guarded and proxy == socks)
         if key not in self._lines:
@@ -95,6 +95,6 @@ class Sessions:
             await line.session.close()
 
 
-def is_socks(proxy: str | None) -> bool:
+def is_socks(proxy: str) -> bool:
     """Say whether this is a SOCKS proxy's URL."""
-    return proxy is not None and urlsplit(proxy).scheme in ("socks5", "socks5h")
+    return urlsplit(proxy).scheme in ("socks5", "socks5h")

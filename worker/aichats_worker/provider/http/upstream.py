@@ -20,6 +20,7 @@ from aichats_worker.provider.http.sessions import Sessions, is_socks
 
 REDIRECTS_MAX: Final = 5
 REFUSAL_SECONDS: Final = 2.0  # for the body of an answer whose status says enough
+_KEEP_METHOD: Final = (307, 308)
 _PLAIN: Final = re.compile(r"[!-~]*")
 _DIED: Final = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionError)
 
@@ -89,36 +90,34 @@ class Upstream:
         self._route = route or Route()
         self._sessions = Sessions(self._route.timeouts.connect)
 
-    async def call(self, request: Request) -> HttpAnswer:
-        """Send a request and wait for the first byte of its answer. Redirects are answers like any other.
+    async def call(self, request: Request, *, redirects_max: int = 0) -> HttpAnswer:
+        """Send a request and wait for the first byte of its answer.
 
         A connection that died while it was idle costs nothing: the request goes out once more, on a new one.
+
+        Args:
+            request: What is sent.
+            redirects_max: How many to follow of those that keep the method and stay at the same origin, 307 and 308.
+                Any other is the answer: a call's key and prompt go nowhere that the operator has not named.
 
         Raises:
             WorkerError: ProviderUnavailable, BadResponse, or DeadlineExceeded in `connect` or `first_byte`.
         """
-        try:
-            return await self._once(request)
-        except _DiedIdle:
-            pass
-        try:
-            return await self._once(request)
-        except _DiedIdle as died:  # another call had brought the new line into use meanwhile
-            raise as_worker_error(died.__cause__ or died) from None
-
-    async def follow(self, request: Request) -> HttpAnswer:
-        """As `call`, and follow what keeps the method and stays at the same origin: 307 and 308.
-
-        Any other redirect is the answer: a call's key and prompt go nowhere that the operator has not named.
-        """
-        for _ in range(REDIRECTS_MAX):
-            answer = await self.call(request)
-            target = _same_origin(answer, request.url)
+        once_more = True
+        while True:
+            try:
+                answer = await self._once(request)
+            except _DiedIdle as died:
+                if not once_more:  # another call had brought the new line into use meanwhile
+                    raise as_worker_error(died.__cause__ or died) from None
+                once_more = False
+                continue
+            target = _same_origin(answer, request.url) if answer.status in _KEEP_METHOD and redirects_max else None
             if target is None:
                 return answer
             answer.close()
-            request = replace(request, url=target)
-        return await self.call(request)
+            redirects_max -= 1
+            request, once_more = replace(request, url=target), True
 
     async def close(self) -> None:
         """Close all connections."""
@@ -130,7 +129,7 @@ class Upstream:
         timeouts = self._route.timeouts
         if request.first_byte is not None:
             timeouts = replace(timeouts, first_byte=request.first_byte)
-        timer = asyncio.timeout(None)  # until the connection is there
+        timer = asyncio.Timeout(None)  # until the connection is there
         clock = _Clock(timer, timeouts)
         CONNECTED.set(clock.connected)
         response: aiohttp.ClientResponse | None = None
@@ -142,7 +141,7 @@ class Upstream:
                     request.url,
                     headers=request.headers,
                     data=request.body,
-                    proxy=None if is_socks(proxy) else proxy,
+                    proxy=proxy if proxy is not None and not is_socks(proxy) else None,
                     allow_redirects=False,
                     ssl=self._route.tls() or True,
                 )
@@ -172,8 +171,6 @@ async def _first_of_refusal(response: aiohttp.ClientResponse) -> bytes | None:
 
 
 def _same_origin(answer: HttpAnswer, url: URL) -> URL | None:
-    if answer.status not in (307, 308):
-        return None
     try:
         target = url.join(as_url(answer.headers.get("Location", "")))
         return target if target.origin() == url.origin() and target != url else None

@@ -14,7 +14,7 @@ from aichats_worker.provider.circuit import Circuit
 from aichats_worker.provider.deltas import Answering, deltas, refused
 from aichats_worker.provider.http.answer import HttpAnswer
 from aichats_worker.provider.http.route import Route
-from aichats_worker.provider.http.upstream import Request, Upstream, as_url, named
+from aichats_worker.provider.http.upstream import REDIRECTS_MAX, Request, Upstream, as_url, named
 from aichats_worker.provider.images import Home, ImageLimits, Images, image_seconds
 from aichats_worker.provider.openai.asking import IMAGE_OPTIONS, TEXT_OPTIONS, Dialects, chat, picture
 from aichats_worker.provider.openai.dialect import OpenAIDecoder
@@ -159,7 +159,9 @@ class OpenAI:
         except TypeError:
             raise InvalidRequest("the messages must be valid Unicode: there is half a surrogate pair") from None
         url = as_url(server.at(path))
-        return await self._upstream.follow(Request("POST", url, server.sent, body, proxy, first_byte=first_byte))
+        return await self._upstream.call(
+            Request("POST", url, server.sent, body, proxy, first_byte=first_byte), redirects_max=REDIRECTS_MAX
+        )
 
 
 def _called(models: Mapping[str, str], asked: str | None) -> str:

@@ -164,7 +164,7 @@ def conversation_of(request: TextRequest | ImageRequest) -> tuple[ChatMessage, .
 
 def ignored_by(request: TextRequest | ImageRequest) -> tuple[str, ...]:
     """Return the fields that were sent and mean nothing here, as they may be shown."""
-    return tuple([_shown(name) for name in request.ignored[:IGNORED_NAMED_MAX]])
+    return tuple([_shown(name) for name in request.ignored[:IGNORED_NAMED_MAX]]) if request.ignored else ()
 
 
 def _first(models: Mapping[str, object]) -> str:

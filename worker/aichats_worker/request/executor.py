@@ -121,9 +121,12 @@ class Executor:
             if not has_slot:
                 run.begin()  # it can be stopped while it looks for one
                 await delivery.elsewhere()
-            async with self.slots[delivery.call.kind].held():  # free before the end is out: the next request may come
+            since = time.monotonic()
+            try:
                 run.begin()
                 outcome: Outcome = await self._answer(delivery, run, writer)
+            finally:  # free before the end is out: the next request may come
+                await self.slots[delivery.call.kind].end(time.monotonic() - since)
         except (WorkerError, Abandoned) as end:
             outcome = end
         except asyncio.CancelledError:  # by Run.stop, whose cause wins below; by anything else it is a defect

@@ -1,7 +1,6 @@
 """How many requests of a kind run at once, and when there will be room for one more."""
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -23,11 +22,13 @@ class Slots:
         count: How many there are.
 
     Attributes:
+        free: How many may start at once; not above 0 while somebody waits.
         changed: Set whenever the last free one was taken, or one is free again; whoever waits for it clears it.
     """
 
     def __init__(self, count: int) -> None:
         self.count = count
+        self.free = count
         self.changed = asyncio.Event()
         self._held = 0
         self._held_seconds = HELD_SECONDS_UNKNOWN
@@ -37,11 +38,6 @@ class Slots:
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._freed: Callable[[], Awaitable[object]] | None = None
         self._followed: Callable[[], object] | None = None
-
-    @property
-    def free(self) -> int:
-        """How many may start at once; not above 0 while somebody waits."""
-        return self.count - self._held - len(self._waiting)
 
     @property
     def used(self) -> int:
@@ -92,13 +88,11 @@ class Slots:
             raise
         return True
 
-    def held(self) -> "Held":
-        """Hold one that was taken, and give it back."""
-        return Held(self)
-
     async def end(self, seconds: float) -> None:
         """Give back one that was held for so long, and say so."""
-        self._learn(seconds)
+        weight = HELD_WEIGHT if self._ended else 1.0
+        self._ended += 1
+        self._held_seconds += weight * (seconds - self._held_seconds)
         self.give_back()
         if self._freed is not None:
             await self._freed()
@@ -110,8 +104,9 @@ class Slots:
             turn = self._waiting.popleft()
             if not turn.done():
                 turn.set_result(None)  # handed on as it is: nobody else can take it in between
-                return
-        self._held -= 1
+                break
+        else:
+            self._held -= 1
         self._look()
 
     def retry_after_ms(self) -> int:
@@ -123,31 +118,11 @@ class Slots:
         seconds = self._held_seconds / self.count * self._refused
         return round(1000 * min(max(seconds, RETRY_AFTER_MIN_SECONDS), RETRY_AFTER_MAX_SECONDS))
 
-    def _learn(self, seconds: float) -> None:
-        weight = HELD_WEIGHT if self._ended else 1.0
-        self._ended += 1
-        self._held_seconds += weight * (seconds - self._held_seconds)
-
     def _look(self) -> None:
         """After each change: is there room?"""
+        self.free = self.count - self._held - len(self._waiting)
         if self._followed is not None:
             self._followed()
         if self._had_room is not (has_room := self.free > 0):
             self._had_room = has_room
             self.changed.set()
-
-
-class Held:
-    """A slot until the block ends. A class, since a generator for it costs a request three times as much."""
-
-    __slots__ = ("_since", "_slots")
-
-    def __init__(self, slots: Slots) -> None:
-        self._slots = slots
-        self._since = 0.0
-
-    async def __aenter__(self) -> None:
-        self._since = time.monotonic()
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._slots.end(time.monotonic() - self._since)

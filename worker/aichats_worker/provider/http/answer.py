@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, Self, cast
+from typing import TYPE_CHECKING, Final, Self
 
 import aiohttp
 
@@ -39,7 +39,7 @@ class HttpAnswer:
         self.headers: Mapping[str, str] = response.headers
         self._response = response
         # Of an answer without a body it is another class, and then nothing is read.
-        self._body = cast("Body", response.content)
+        self._body: Body = response.content  # type: ignore[assignment]
         self._first = first or None
         self._over = not first
         self._stall = stall
@@ -134,7 +134,7 @@ class PackedAnswer(HttpAnswer):
         self, response: aiohttp.ClientResponse, first: bytes | None, stall: float, on_close: Callable[[], object]
     ) -> None:
         super().__init__(response, first, stall, on_close)
-        self._unpacking = Unpacking(_encoding(response.headers))
+        self._unpacking = Unpacking(response.headers["Content-Encoding"])
 
     async def read(self) -> bytes:
         """Return what has arrived, unpacked.
@@ -165,9 +165,6 @@ def http_answer(
     response: aiohttp.ClientResponse, first: bytes | None, stall: float, on_close: Callable[[], object]
 ) -> HttpAnswer:
     """Make an answer of what the library has; its arguments are HttpAnswer's."""
-    kind = PackedAnswer if is_packed(_encoding(response.headers)) else HttpAnswer
+    encoding = response.headers.get("Content-Encoding")
+    kind = PackedAnswer if encoding and is_packed(encoding) else HttpAnswer
     return kind(response, first, stall, on_close)
-
-
-def _encoding(headers: Mapping[str, str]) -> str:
-    return headers.get("Content-Encoding", "")

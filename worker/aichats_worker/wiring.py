@@ -16,7 +16,7 @@ from aichats_worker.provider.images import ImageLimits
 from aichats_worker.provider.openai import OpenAI
 from aichats_worker.provider.openai.site import ModelTable, Server
 from aichats_worker.provider.opening import open_provider
-from aichats_worker.request.call import Limits
+from aichats_worker.request.asked import Limits
 from aichats_worker.settings import Settings, plain
 
 

@@ -11,7 +11,8 @@ import structlog
 from aichats_schemas.subjects import Kind
 from aichats_worker.errors import Abandoned, DeadlineExceeded, Duplicate, Internal, WorkerError
 from aichats_worker.provider import Finish, Provider, Question, Reasoning
-from aichats_worker.request.call import Call, Limits, conversation_of, ignored_by, model_of, read_request
+from aichats_worker.request.asked import Limits, read_request
+from aichats_worker.request.call import Call
 from aichats_worker.request.outcome import Completed, Outcome
 from aichats_worker.request.reply import Writer
 from aichats_worker.request.runs import Run, Runs
@@ -84,8 +85,8 @@ class Executor:
     def budget_seconds(self, call: Call) -> float:
         """Return how long a call may take, queue wait included; the longest for one that cannot be read."""
         with suppress(WorkerError):
-            request = read_request(call, self._limits, self._provider.offers)
-            return request.timeout_seconds or self._limits.timeout_seconds_max
+            asked = read_request(call, self._limits, self._provider.offers)
+            return asked.timeout_seconds or self._limits.timeout_seconds_max
         return self._limits.timeout_seconds_max
 
     async def serve(self, delivery: Delivery, run: Run, *, has_slot: bool) -> None:
@@ -145,23 +146,20 @@ class Executor:
     async def _answer(self, delivery: Delivery, run: Run, writer: Writer) -> Completed:
         started = time.monotonic()
         call, queued = delivery.call, delivery.queued_seconds
-        offers = self._provider.offers
-        request = read_request(call, self._limits, offers)
-        run.account.model = model_of(request, offers[call.kind])
-        seconds = request.timeout_seconds or self._limits.timeout_seconds_max
+        asked = read_request(call, self._limits, self._provider.offers)
+        run.account.model = asked.model
+        seconds = asked.timeout_seconds or self._limits.timeout_seconds_max
         if queued >= seconds:
             raise DeadlineExceeded("queue", seconds)
         loop = asyncio.get_running_loop()
         question = Question(
-            messages=conversation_of(request),
+            messages=asked.messages,
             tenant=call.tenant,
             deadline=loop.time() + seconds - queued,
-            proxy=request.proxy,
-            model=run.account.model,
-            options=request.options,
+            proxy=asked.proxy,
+            model=asked.model,
+            options=asked.options,
         )
-        metadata, ignored = request.metadata, ignored_by(request)
-        del request  # or it would be held for as long as the answer takes
         meter = Meter(question)
         run.spends(meter.spent)
         timer = loop.call_at(question.deadline, lambda: run.stop(DeadlineExceeded("total", seconds)))
@@ -172,7 +170,7 @@ class Executor:
             run.check()
         finally:
             timer.cancel()
-        return Completed(question.model or "", finish, metadata, queued, started, ignored)
+        return Completed(asked.model, finish, asked.metadata, queued, started, asked.ignored)
 
     async def _text(self, run: Run, writer: Writer, question: Question, meter: Meter) -> Finish:
         async with self._provider.text(question) as answer:

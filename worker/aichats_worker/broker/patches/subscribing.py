@@ -45,7 +45,7 @@ class TakesDirectly(Client):
             return
         self.stats["in_msgs"] += 1
         self.stats["in_bytes"] += len(data)
-        named = await self._process_headers(headers)
+        named = await self._process_headers(headers) if headers else None
         try:
             take(self._build_message(sid, subject, reply, data, named))
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - whatever it was, the next message is read

@@ -74,58 +74,46 @@ def read_request(call: Call, limits: Limits, offers: Offers) -> Asked:
     if call.problem is not None:
         raise InvalidRequest(call.problem)
     models = offers[call.kind]
-    sent = _sent(call.body)
-    if (prompt := _prompt_alone(sent)) is not None:
+    body = call.body.removeprefix(b"\xef\xbb\xbf")  # some Windows tools send a byte order mark
+    json = body.lstrip(b" \t\r\n")
+    prompt = _prompt_alone(json) if json.startswith(b"{") else _prompt_itself(body)
+    if prompt is not None:
         asked = Asked((ChatMessage("user", prompt),), _first(models))
         _check_limits(asked, limits)
         return asked
-    request = _validated(call, sent, models)
+    try:
+        request = MODELS[call.kind].model_validate_json(json, context={"models": models})
+    except ValidationError as error:
+        raise _typed(error) from None
     asked = _asked(request, models)
     _check_limits(asked, limits)
     _check_options(request, models[asked.model])
     return asked
 
 
-def _sent(body: bytes) -> Any:
-    """Read the JSON object that a body is: what begins with a brace. Any other UTF-8 text is a prompt.
-
-    Bytes, where it cannot be read: whoever validates it says why.
-    """
-    body = body.removeprefix(b"\xef\xbb\xbf")  # some Windows tools send a byte order mark
-    stripped = body.lstrip(b" \t\r\n")
-    if stripped.startswith(b"{"):
-        try:
-            return orjson.loads(stripped)
-        except orjson.JSONDecodeError:
-            return stripped
+def _prompt_itself(body: bytes) -> str:
+    """Read plain UTF-8 text, which is the prompt; JSON is what begins with a brace."""
     try:
         text = body.decode()
     except UnicodeDecodeError as error:
         raise InvalidRequest(f"body: not UTF-8 at byte {error.start}") from None
     if not text.strip():
         raise InvalidRequest("body: is empty; send a prompt as plain text, or a JSON object with prompt or messages")
-    return {"prompt": text}
+    return text
 
 
-def _prompt_alone(sent: Any) -> str | None:
-    """Return the prompt that is all that was sent, as it mostly is: what the schema says of that takes no schema.
+def _prompt_alone(json: bytes) -> str | None:
+    """Return the prompt where it is all that is sent, as mostly: what the schema says of that takes no schema.
 
-    A tenth of the way to a short answer's first piece was the look at all the other fields.
+    A tenth of the way to a short answer's first piece was the look at all the fields that are not there. Whatever is
+    not read here, or is no prompt, the schema says what it is.
     """
-    if len(sent) != 1 or not isinstance(sent, dict):
-        return None
-    prompt = sent.get("prompt")
-    return prompt if isinstance(prompt, str) and prompt.strip() else None
-
-
-def _validated(call: Call, sent: Any, models: Mapping[str, object]) -> TextRequest | ImageRequest:
-    schema, known = MODELS[call.kind], {"models": models}
     try:
-        if isinstance(sent, bytes):
-            return schema.model_validate_json(sent, context=known)
-        return schema.model_validate(sent, context=known)
-    except ValidationError as error:
-        raise _typed(error) from None
+        sent = orjson.loads(json)
+    except orjson.JSONDecodeError:
+        return None
+    prompt = sent.get("prompt") if len(sent) == 1 else None
+    return prompt if isinstance(prompt, str) and prompt.strip() else None
 
 
 def _asked(request: TextRequest | ImageRequest, models: Mapping[str, object]) -> Asked:

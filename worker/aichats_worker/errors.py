@@ -15,13 +15,14 @@ Abandoned     nobody is to be answered any more: not an error of the wire
 SetupError     the operator has to change something: ends the start, or a command
 """
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeVar
 
 from aichats_schemas.events import ErrorCode, Usage
 
 Phase = Literal["queue", "connect", "first_byte", "stall", "total"]
 Fault = Literal["requester", "operator", "provider", "worker"]
 CircuitEffect = Literal["none", "counts", "opens"]
+_Outcome = TypeVar("_Outcome")
 
 
 class WorkerError(Exception):
@@ -242,3 +243,17 @@ class JobLost(Abandoned):
 
 class SetupError(Exception):
     """What the operator set cannot be used; the message is one sentence that names the setting."""
+
+
+def without_frames(outcome: _Outcome) -> _Outcome:
+    """Have an error that was caught let go of the frames that it has passed: they hold the answer, and often the error.
+
+    Nothing would free them but the garbage collector, which looks at numbers and not at how large an image is. What is
+    no error comes back as it is.
+    """
+    error: object = outcome
+    while isinstance(error, BaseException):
+        before = error.__cause__ or error.__context__
+        error.__traceback__ = error.__cause__ = error.__context__ = None
+        error = before
+    return outcome

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Final, Protocol, Self
 
 from aichats_schemas.subjects import KINDS, Kind
-from aichats_worker.errors import ProviderUnavailable, RateLimited, WorkerError
+from aichats_worker.errors import ProviderUnavailable, RateLimited, WorkerError, without_frames
 from aichats_worker.provider import Begun, Finish, Offers, Picture, Pictures, Question, Reasoning, Texts
 from aichats_worker.provider.calling import Calls, Gate, ProviderCall, broke_off
 from aichats_worker.provider.circuit import Circuit, CircuitOpen
@@ -226,7 +226,7 @@ class _Asked(AbstractAsyncContextManager[Begun[Any]]):
         if wait is None:
             self._failed(error)
         else:
-            self._traced.again(error, wait)
+            self._traced.again(without_frames(error), wait)
             self._door.retries[self._kind] += 1
         return wait
 

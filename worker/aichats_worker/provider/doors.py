@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 
 from aichats_schemas.subjects import KINDS, Kind
-from aichats_worker.errors import InvalidRequest, WorkerError
+from aichats_worker.errors import InvalidRequest, WorkerError, without_frames
 from aichats_worker.provider import Begun, Offers, Pictures, Question, Texts
 from aichats_worker.provider.circuit import CircuitOpen
 from aichats_worker.provider.door import Door
@@ -90,7 +90,7 @@ class Doors:
                     next=not is_last,
                 )
                 self.failovers[door.name, kind] += not is_last
-                told = _better(told, error)
+                told = _better(told, without_frames(error))
         assert told is not None  # noqa: S101 - there is at least one door
         raise told
 

@@ -19,6 +19,7 @@ from aichats_worker.errors import (
     RateLimited,
     TooLarge,
     WorkerError,
+    without_frames,
 )
 from aichats_worker.provider import Finish, Picture, Question
 from aichats_worker.provider.deltas import Answering, refused
@@ -165,6 +166,7 @@ class Images:
                         "the image was made, but its host does not give it out; try again later",
                         retry_after_ms=error.retry_after_ms,
                     ) from None
+                without_frames(error)
             await asyncio.sleep(wait)
             step = min(step * 2, _FETCH_WAIT_MAX_SECONDS)
 

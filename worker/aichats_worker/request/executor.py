@@ -9,7 +9,7 @@ from typing import Protocol
 import structlog
 
 from aichats_schemas.subjects import Kind
-from aichats_worker.errors import Abandoned, DeadlineExceeded, Duplicate, Internal, WorkerError
+from aichats_worker.errors import Abandoned, DeadlineExceeded, Duplicate, Internal, WorkerError, without_frames
 from aichats_worker.provider import Finish, Provider, Question, Reasoning
 from aichats_worker.request.asked import Limits, read_request
 from aichats_worker.request.call import Call
@@ -113,7 +113,7 @@ class Executor:
                 traced.ended(account.outcome, account.error, account.usage)
         finally:
             self.runs.release(run)
-            run.end(_bare(_unpublished() if outcome is None else outcome))
+            run.end(without_frames(_unpublished() if outcome is None else outcome))
 
     async def _outcome(self, delivery: Delivery, run: Run, writer: Writer, has_slot: bool) -> Outcome:
         """The one place that turns whatever happens to a request into its outcome."""
@@ -197,19 +197,6 @@ class Executor:
                 item = await anext(answer.rest)
             answer.traced.finished(item.finish_reason, item.model, item.usage)
         return item
-
-
-def _bare(outcome: Outcome) -> Outcome:
-    """Let go of the frames that an error has passed, which hold the answer, and one of them the error itself.
-
-    Nothing would free them but the garbage collector, which looks at numbers and not at how large an image is.
-    """
-    error: object = outcome
-    while isinstance(error, BaseException):
-        before = error.__cause__ or error.__context__
-        error.__traceback__ = error.__cause__ = error.__context__ = None
-        error = before
-    return outcome
 
 
 def _unpublished() -> Internal:

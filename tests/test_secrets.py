@@ -24,6 +24,7 @@ from aichats_schemas.requests import Message, TextRequest
 from aichats_worker.jobs.letters import DeadLetter
 from aichats_worker.provider import ChatMessage, Finish, Picture, Question
 from aichats_worker.provider.generator import ImageResponse
+from aichats_worker.request.asked import Asked
 from aichats_worker.request.call import Call
 from aichats_worker.request.outcome import Completed
 from aichats_worker.settings import SettingsError, load_settings
@@ -398,6 +399,7 @@ def test_no_repr_holds_a_secret_or_a_text() -> None:
         TextRequest(messages=[message]),
         asked,
         Question((asked,), "t", 0.0, ASKED_PROXY),
+        Asked((asked,), "gpt-4", proxy=ASKED_PROXY, metadata=headers, ignored=(PROMPT,)),
         Call("req", "text", "t", "r", "_INBOX.a", PROMPT.encode(), headers),
         Completed("gpt-4", Finish(), headers, 0.0, 0.0),
         DeadLetter(1, "text", "t", "r", "internal", "", 1, datetime.now(UTC).isoformat(), headers, PROMPT.encode()),

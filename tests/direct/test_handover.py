@@ -385,6 +385,19 @@ async def test_a_slot_that_comes_while_the_wait_for_it_ends_is_not_lost(cancelle
     assert slots.free == 1
 
 
+async def test_a_slot_that_is_handed_on_is_not_free_and_who_waited_no_longer_counts() -> None:
+    slots = Slots(1)
+    assert slots.take()
+    waiting = [asyncio.create_task(slots.wait(5)) for _ in range(2)]
+    await until(lambda: slots.free == -2)
+    for left in (-1, 0):
+        slots.give_back()
+        assert slots.free == left
+    assert await asyncio.gather(*waiting) == [True, True]
+    slots.give_back()
+    assert slots.free == 1
+
+
 async def test_a_wait_for_a_slot_ends() -> None:
     slots = Slots(1)
     assert slots.take()

@@ -59,6 +59,16 @@ class Crowd:
         await asyncio.gather(*self.tasks.values(), return_exceptions=True)
 
 
+async def test_where_nothing_is_limited_a_turn_is_there_whatever_a_429_said() -> None:
+    limiter = Limiter()
+    limiter.slow_down(60_000)
+    for _ in range(1000):
+        await limiter.enter("a", 0)
+    limiter.leave()
+    assert not limiter.limits
+    assert limiter._running == 0
+
+
 async def test_one_tenants_burst_does_not_starve_anothers_single_request() -> None:
     crowd = Crowd(Limiter(concurrent=1))
     for i in range(5):

@@ -19,6 +19,7 @@ from nats.errors import FlushTimeoutError
 from aichats_worker.broker.access import Identity
 from aichats_worker.broker.connecting import Connection
 from aichats_worker.broker.patches.returning import transport_of
+from aichats_worker.broker.patches.writing import SHORT_WAY_MAX_BYTES
 from tests.broker.identities import Key
 from tests.broker.pair import MakeServer, pair
 from tests.broker.test_returning import users
@@ -296,9 +297,12 @@ def test_nats_py_writes_on_uvloop_to_a_socket_that_has_ended(nats_server: NatsSe
 def test_a_socket_that_has_ended_is_no_defect_on_uvloop(nats_server: NatsServer) -> None:
     uvloop = pytest.importorskip("uvloop", reason="there is no uvloop here")
 
-    async def cut() -> Connection:
+    async def cut(*, flusher: bool = True) -> Connection:
         nc = Connection(Identity)
         await nc.reach([nats_server.url], **OPTIONS)
+        if not flusher and nc._flusher_task is not None:  # it has ended, as it does by itself once it has written there
+            nc._flusher_task.cancel()
+            await asyncio.wait({nc._flusher_task})
         transport_of(nc._transport).abort()  # type: ignore[union-attr]
         await asyncio.sleep(0)
         return nc
@@ -316,6 +320,10 @@ def test_a_socket_that_has_ended_is_no_defect_on_uvloop(nats_server: NatsServer)
         await nc.close()
         nc = await cut()
         await nc.publish("said.late", b"1")
+        await nc.close()
+        nc = await cut(flusher=False)
+        await nc.publish("said.late", bytes(SHORT_WAY_MAX_BYTES + 1))
+        assert nc.pending_data_size > SHORT_WAY_MAX_BYTES
         await nc.close()
 
     uvloop.run(asyncio.wait_for(use(), 60))

@@ -37,7 +37,7 @@ class Limiter:
         self._timer: asyncio.TimerHandle | None = None
 
     async def enter(self, tenant: str, deadline: float) -> None:
-        """Wait for this tenant's turn, where there are limits. Whoever got it leaves.
+        """Wait for this tenant's turn; where nothing is limited, it is there. Whoever got it leaves.
 
         Args:
             tenant: Whose call it is.
@@ -46,6 +46,8 @@ class Limiter:
         Raises:
             RateLimited: The provider asked for a pause beyond the deadline.
         """
+        if not self.limits:
+            return
         pause = self._paused_until - _now()
         if pause > 0 and self._paused_until > deadline:
             raise RateLimited(
@@ -57,7 +59,7 @@ class Limiter:
             self._begin()
 
     def leave(self) -> None:
-        """Let the next one have the turn; where nothing is limited, there is nobody who waits for it."""
+        """Let the next one have the turn."""
         if self.limits:
             self._running -= 1
             self._admit()

@@ -54,7 +54,7 @@ class Asked:
     proxy: str | None = field(default=None, repr=False)
     metadata: dict[str, str] | None = field(default=None, repr=False)
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    ignored: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = field(default=(), repr=False)
 
 
 def read_request(call: Call, limits: Limits, offers: Offers) -> Asked:
@@ -105,8 +105,8 @@ def _prompt_itself(body: bytes) -> str:
 def _prompt_alone(json: bytes) -> str | None:
     """Return the prompt where it is all that is sent, as mostly: what the schema says of that takes no schema.
 
-    A tenth of the way to a short answer's first piece was the look at all the fields that are not there. Whatever is
-    not read here, or is no prompt, the schema says what it is.
+    A tenth of the way to a short answer's first piece was the look at all the fields that are not there. What cannot
+    be read here, or is no prompt, is the schema's to name. Of two prompts both take the last one.
     """
     try:
         sent = orjson.loads(json)

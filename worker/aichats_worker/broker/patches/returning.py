@@ -173,11 +173,11 @@ class ComesBack(Client):
             self._moving = self._whole = False
 
     async def _flush_pending(self, force_flush: bool = False) -> Any:
-        if not self._moving:
+        if not (self._moving or self._is_cut):
             return await super()._flush_pending(force_flush)
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         done.set_result(None)
-        return done
+        return done  # what is pending goes out on the next connection
 
     async def _connect_to_server(self, s: Any) -> None:
         for task in (self._reading_task, self._flusher_task, self._ping_interval_task):

@@ -6,6 +6,7 @@ import pytest
 from nats.aio.client import Client
 from nats.errors import TimeoutError as NatsTimeoutError
 
+from aichats_schemas.events import parse_event
 from aichats_worker.app import App
 from aichats_worker.broker.patches.subscribing import settle
 from aichats_worker.request.call import job_call
@@ -39,3 +40,19 @@ async def test_an_abandoned_reply_says_nothing_more(nc: Client, worker: App) -> 
     with pytest.raises(NatsTimeoutError):
         await heard.next_msg(timeout=0.2)
     assert reply.sent.events == 1
+
+
+async def test_the_first_piece_is_written_at_once_and_what_follows_it_together(nc: Client, worker: App) -> None:
+    heard = await nc.subscribe("_INBOX.default.first")
+    await settle(nc)
+    connection = worker.broker.nc
+    await settle(connection)
+    reply = Reply(worker.watch.line("_INBOX.default.first"), job_call("x.default.one", "text", headers={}, body=b""))
+    kept = []
+    for piece in ("one", "two", "three"):
+        assert reply.text(piece) is None
+        kept.append(connection.pending_data_size)
+    assert kept[0] == 0
+    assert 0 < kept[1] < kept[2]
+    texts = [parse_event((await heard.next_msg(timeout=5)).data).data for _ in kept]
+    assert texts == ["one", "two", "three"]

@@ -79,12 +79,14 @@ class Reply(Outlet):
         return self._pieces(b"reasoning", delta)
 
     def _pieces(self, kind: bytes, delta: str) -> Rest:
-        if self._first is None:
+        if is_first := self._first is None:
             self._first = time.monotonic()
         data = orjson.dumps(delta)
         is_small = len(data) + self._envelope.overhead <= SAFE_BYTES
         if is_small and self._soon(self._envelope.event(kind, data)):
             self._envelope.seq += 1
+            if is_first:  # somebody waits for it; those behind it are written together
+                self._nc.write_now()
             return None
         return self._in_pieces(kind, delta, data)
 

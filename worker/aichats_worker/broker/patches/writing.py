@@ -58,11 +58,14 @@ class PublishesSoon(ComesBack):
         self._pending_data_size += len(message)
         if not self._write_is_due:
             self._write_is_due = True
-            self._loop.call_soon(self._write)  # with all that is published until then
+            self._loop.call_soon(self.write_now)  # with all that is published until then
         return True
 
-    def _write(self) -> None:
-        """Write what was published. What the socket does not take at once is the flusher's, which waits for it."""
+    def write_now(self) -> None:
+        """Write what was published, before the next turn of the loop would.
+
+        What the socket does not take at once is the flusher's, which waits for it.
+        """
         self._write_is_due = False
         if not self._pending or self._status != Client.CONNECTED or self._is_cut:
             return  # it is written already, or goes out on the next connection

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from aichats_schemas.events import Usage
+from aichats_schemas.requests import Role
 from aichats_schemas.subjects import Kind
 from aichats_worker.tracing.trace import UNTRACED, CallTrace
 
-Speaker = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "length", "content_filter"]
 Offers = Mapping[Kind, Mapping[str, tuple[frozenset[str], ...]]]
 """By kind: each model's name, in order, the first is the default; and for each provider behind it, in order, the
@@ -25,7 +25,7 @@ class ChatMessage:
         content: Its text, not blank.
     """
 
-    role: Speaker
+    role: Role
     content: str = field(repr=False)
 
 

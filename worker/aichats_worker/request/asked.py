@@ -117,11 +117,11 @@ def _prompt_alone(json: bytes) -> str | None:
 
 
 def _asked(request: TextRequest | ImageRequest, models: Mapping[str, object]) -> Asked:
-    said = request.messages
+    messages: tuple[ChatMessage, ...] = (ChatMessage("user", request.prompt or ""),)
+    if request.messages is not None:
+        messages = tuple([ChatMessage(message.role, message.content) for message in request.messages])
     return Asked(
-        (ChatMessage("user", request.prompt or ""),)
-        if said is None
-        else tuple([ChatMessage(message.role, message.content) for message in said]),
+        messages,
         request.model if request.model is not None else _first(models),
         timeout_seconds=request.timeout_seconds,
         proxy=request.proxy,

@@ -10,15 +10,17 @@ from aichats_worker.provider.http.addresses import guarded_socket
 from aichats_worker.provider.http.protocol import Connector
 
 SESSIONS_MAX: Final = 32
+_SOCKS: Final = ("socks5", "socks5h")
 # aiohttp's own 8 KiB are less than what a Content-Security-Policy or a few cookies need.
 HEADER_MAX_BYTES: Final = 64 * 1024
 
 
 class Session:
-    """One session, and how many calls are on it."""
+    """One session, how many calls are on it, and whether it goes through a SOCKS proxy, which its connector knows."""
 
-    def __init__(self, session: aiohttp.ClientSession) -> None:
+    def __init__(self, session: aiohttp.ClientSession, *, is_socks: bool) -> None:
         self.session = session
+        self.is_socks = is_socks
         self.calls = 0
 
     def hang_up(self) -> None:
@@ -40,14 +42,14 @@ class Sessions:
 
     async def line(self, proxy: str | None, *, guarded: bool) -> Session:
         """Return the line for calls through `proxy`, guarded or not."""
-        socks = proxy if proxy is not None and is_socks(proxy) else None
+        socks = proxy if proxy is not None and urlsplit(proxy).scheme in _SOCKS else None
         # Through an HTTP proxy the only address that we connect to is the proxy's, which the operator chose.
         key = (socks, guarded and proxy == socks)
         if key not in self._lines:
             await self._forget_idle()
             # Another call may have made it during that wait.
             if key not in self._lines:
-                self._lines[key] = Session(self._open(socks, guarded=key[1]))
+                self._lines[key] = Session(self._open(socks, guarded=key[1]), is_socks=socks is not None)
         self._lines.move_to_end(key)
         return self._lines[key]
 
@@ -93,8 +95,3 @@ class Sessions:
         self._retired = [line for line in self._retired if line.calls]
         for line in forgotten:
             await line.session.close()
-
-
-def is_socks(proxy: str) -> bool:
-    """Say whether this is a SOCKS proxy's URL."""
-    return urlsplit(proxy).scheme in ("socks5", "socks5h")

@@ -16,7 +16,7 @@ from aichats_worker.provider.http.answer import HttpAnswer, http_answer
 from aichats_worker.provider.http.failures import UPSTREAM_ERRORS, as_worker_error
 from aichats_worker.provider.http.protocol import CONNECTED
 from aichats_worker.provider.http.route import Route, Timeouts
-from aichats_worker.provider.http.sessions import Sessions, is_socks
+from aichats_worker.provider.http.sessions import Sessions
 
 REDIRECTS_MAX: Final = 5
 REFUSAL_SECONDS: Final = 2.0  # for the body of an answer whose status says enough
@@ -141,7 +141,7 @@ class Upstream:
                     request.url,
                     headers=request.headers,
                     data=request.body,
-                    proxy=proxy if proxy is not None and not is_socks(proxy) else None,
+                    proxy=None if line.is_socks else proxy,
                     allow_redirects=False,
                     ssl=self._route.tls() or True,
                 )
